@@ -1,0 +1,214 @@
+"""The frozen base model: one set of weights in memory that carries any number of LoRA adapters."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .attention import IMPLEMENTATION, Layout, TreeLayout
+from .loading import load_pretrained
+from .lora import Adapter, AdapterSwitch, LoraConfig, initial_adapter, target_modules
+from .packing import pack_sequences
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from .policy import LoraPolicy
+    from .torch_sampler import TorchSampler
+
+PROBE_TOKENS = 9
+PROBE_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
+"""Largest difference of log-probabilities between our forward pass and transformers' own that counts as rounding,
+as a mean over the probe."""
+
+
+class BaseModel:
+    """A frozen transformers model with a tokenizer, and the adapters on it.
+
+    Make one with `BaseModel.load`, or `BaseModel(model, tokenizer)` around a model that is already in memory.
+
+    Raises:
+        NotImplementedError: our forward pass does not reproduce the architecture's own.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str | None = None) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name or model.config._name_or_path or type(model).__name__
+        self.adapters: dict[str, LoraPolicy] = {}
+        self._probe()
+        self.switch = AdapterSwitch()
+        self.switch.attach(model)
+
+    @classmethod
+    def load(cls, name_or_path: str, *, device: str = "auto", dtype: str | torch.dtype = "auto") -> BaseModel:
+        """Loads a local directory, a bundled name or a hub id.
+
+        Args:
+            name_or_path: where the model is; see `loading.load_pretrained` for the order of the sources.
+            device: a torch device; `auto` is CUDA if there is one, else the CPU.
+            dtype: of the weights; `auto` is bfloat16 where the processor computes in it, else float32.
+
+        Raises:
+            loading.ModelNotFound: no source has it; the error names those tried.
+        """
+        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        model, tokenizer = load_pretrained(name_or_path, dtype=_dtype(dtype, place))
+        return cls(model.to(place), tokenizer, name=name_or_path)  # type: ignore[arg-type]
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device  # type: ignore[return-value]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.get_input_embeddings().weight.dtype  # type: ignore[return-value]
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model can take at once."""
+        return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 2**31))
+
+    @cached_property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Tokens that end a reply when no other stop is asked for."""
+        ids = {self.tokenizer.eos_token_id}
+        of_config = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        ids |= set(of_config) if isinstance(of_config, list) else {of_config}
+        return tuple(sorted(i for i in ids if i is not None))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells one base from another: a digest of every weight's name, shape and first values."""
+        digest = hashlib.sha256()
+        for name, weight in sorted(self.model.state_dict().items()):
+            sample = weight.detach().flatten()[:16].to("cpu", torch.float32)
+            # Rounded to bfloat16, so that the same weights in float32 and bfloat16 are the same base.
+            digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.bfloat16().view(torch.int16).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def weights_hash(self) -> str:
+        """Digest of every byte of the base's weights: the proof that nothing changed them."""
+        digest = hashlib.sha256()
+        for name, weight in sorted(self.model.state_dict().items()):
+            digest.update(name.encode() + weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def add_lora(self, name: str, config: LoraConfig | None = None) -> LoraPolicy:
+        """A new adapter on this base, to train and to sample from.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        from .policy import LoraPolicy
+
+        if name in self.adapters:
+            raise ValueError(f"this base already has an adapter {name!r}; choose another name or `remove_lora` it")
+        config = config or LoraConfig()
+        adapter = initial_adapter(target_modules(self.model, config), config)
+        self.adapters[name] = LoraPolicy(self, name, config, adapter)
+        return self.adapters[name]
+
+    def load_lora(self, name: str, folder: str | Path) -> LoraPolicy:
+        """An adapter from a PEFT folder, of any rank and of whichever target modules it has.
+
+        Raises:
+            FileNotFoundError, ValueError: the folder holds no adapter that fits this base.
+        """
+        from .lora import read_peft_config
+
+        saved = read_peft_config(Path(folder))
+        targets = saved["target_modules"]
+        named = [n for n, m in self.model.named_modules() if isinstance(m, nn.Linear) and _matches(n, targets)]
+        config = LoraConfig(
+            rank=saved["r"],
+            alpha=saved["lora_alpha"],
+            train_attn=any("attn" in n for n in named),
+            train_mlp=any("attn" not in n and n != "lm_head" for n in named),
+            train_unembed="lm_head" in named,
+        )
+        policy = self.add_lora(name, config)
+        try:
+            policy.load_adapter(folder)
+        except Exception:
+            self.remove_lora(name)
+            raise
+        return policy
+
+    def remove_lora(self, name: str) -> None:
+        """Drops an adapter; samplers made from it keep their snapshot."""
+        del self.adapters[name]
+
+    def sampler(self, **options: Any) -> TorchSampler:
+        """A sampler of the bare base model; options as in `TorchSampler`."""
+        from .torch_sampler import TorchSampler
+
+        return TorchSampler(self, None, **options)
+
+    def hidden_states(
+        self, tokens_T: torch.Tensor, positions_T: torch.Tensor, layout: Layout, adapter: Adapter | None
+    ) -> torch.Tensor:
+        """Runs the decoder over flat tokens; returns the last layer's normalised states, `(T, hidden)`."""
+        decoder = getattr(self.model, self.model.base_model_prefix)
+        with self.switch.using(adapter):
+            out = decoder(
+                input_ids=tokens_T[None], position_ids=positions_T[None], use_cache=False, layout=layout
+            ).last_hidden_state[0]
+        return out  # type: ignore[no-any-return]
+
+    def logits(self, hidden_XH: torch.Tensor, adapter: Adapter | None) -> torch.Tensor:
+        """Unnormalised log-probabilities `(X, V)` of the next token, in the head's own type."""
+        with self.switch.using(adapter):
+            logits = self.model.get_output_embeddings()(hidden_XH)  # type: ignore[operator]
+        config = self.model.config.get_text_config()
+        if scaling := getattr(config, "logits_scaling", None):
+            logits = logits / scaling
+        if scale := getattr(config, "logit_scale", None):
+            logits = logits * scale
+        if cap := getattr(config, "final_logit_softcapping", None):
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    @torch.no_grad()
+    def _probe(self) -> None:
+        """Proves on a few tokens that our attention and head give what the architecture gives by itself."""
+        self.switch = AdapterSwitch()
+        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        tokens = [(7919 * i + 11) % int(vocabulary) for i in range(PROBE_TOKENS)]
+        self.model.set_attn_implementation("eager")
+        expected = self.model(torch.tensor([tokens], device=self.device), use_cache=False).logits[0].float()
+        self.model.set_attn_implementation(IMPLEMENTATION)
+        (pack,) = pack_sequences([tokens], max_nodes=PROBE_TOKENS, device=self.device)
+        hidden = self.hidden_states(pack.tokens_T, pack.positions_T, TreeLayout(pack), None)
+        difference = (self.logits(hidden, None).float().log_softmax(-1) - expected.log_softmax(-1)).abs().mean().item()
+        if not difference <= PROBE_TOLERANCE[self.dtype]:
+            raise NotImplementedError(
+                f"{type(self.model).__name__} computes something that loragym's forward pass does not: mean difference of "
+                f"log-probabilities {difference:.3g} over {PROBE_TOKENS} tokens in {self.dtype}"
+            )
+
+
+def _dtype(asked: str | torch.dtype, device: torch.device) -> torch.dtype:
+    if isinstance(asked, torch.dtype):
+        return asked
+    if asked == "auto":
+        fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if fast else torch.float32
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+    if asked not in dtypes:
+        raise ValueError(f"dtype is auto or one of {sorted(dtypes)}, got {asked!r}")
+    return dtypes[asked]
+
+
+def _matches(module: str, targets: list[str] | str) -> bool:
+    """PEFT's rule: a list names whole modules or their last parts, a string is a pattern or `all-linear`."""
+    import re
+
+    if isinstance(targets, str):
+        return targets == "all-linear" or re.fullmatch(targets, module) is not None
+    return any(module == target or module.endswith(f".{target}") for target in targets)

@@ -1,0 +1,233 @@
+"""LoRA (Hu et al. 2021): low-rank updates of frozen linear layers, kept outside of the model.
+
+Adapters are plain tensors by module name. One switch per base model says which adapter the next forward call uses;
+forward hooks on the linear layers add its update. Nothing is ever written into the model. On disk an adapter is a
+standard PEFT folder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+PEFT_PREFIX = "base_model.model."
+ADAPTER_FILE = "adapter_model.safetensors"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Which layers get an adapter, and how large.
+
+    `alpha` stays fixed while the rank varies, so that the best learning rate does not depend on the rank.
+    """
+
+    rank: int = 32
+    """Rank of the update; more rank, more capacity."""
+    alpha: float = 32.0
+    """The update is scaled by alpha / rank."""
+    train_attn: bool = True
+    """Adapt the attention projections."""
+    train_mlp: bool = True
+    """Adapt the MLP projections."""
+    train_unembed: bool = False
+    """Adapt the output embedding."""
+    seed: int = 0
+    """Seed of A's initial values."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank is at least 1, got {self.rank}")
+        if not (self.train_attn or self.train_mlp or self.train_unembed):
+            raise ValueError("nothing to train: set train_attn, train_mlp or train_unembed")
+
+
+@dataclass
+class Adapter:
+    """An adapter's tensors by module name: A is `(rank, in)`, B is `(out, rank)`."""
+
+    pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    scale: float
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All tensors by their names in a PEFT folder."""
+        named = {}
+        for module, (a, b) in self.pairs.items():
+            named[f"{PEFT_PREFIX}{module}.lora_A.weight"] = a
+            named[f"{PEFT_PREFIX}{module}.lora_B.weight"] = b
+        return named
+
+    def frozen(self, dtype: torch.dtype) -> Adapter:
+        """A copy that no later update can change, with the scale folded into B."""
+        pairs = {
+            module: (a.detach().to(dtype, copy=True), (b.detach() * self.scale).to(dtype, copy=True))
+            for module, (a, b) in self.pairs.items()
+        }
+        return Adapter(pairs, 1.0)
+
+
+@dataclass
+class AdapterSwitch:
+    """Which adapter the next forward call uses; None is the bare base model."""
+
+    active: Adapter | None = None
+    hooked: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def using(self, adapter: Adapter | None) -> Iterator[None]:
+        before, self.active = self.active, adapter
+        try:
+            yield
+        finally:
+            self.active = before
+
+    def attach(self, model: nn.Module) -> None:
+        """Hooks every linear layer of `model` once."""
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear):
+                module.register_forward_hook(self._hook(name))
+                self.hooked.append(name)
+
+    def _hook(self, name: str) -> Any:
+        def add_update(_module: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor | None:
+            if self.active is None or (pair := self.active.pairs.get(name)) is None:
+                return None
+            a, b = pair
+            x = args[0]
+            update = nn.functional.linear(nn.functional.linear(x, a.to(x.dtype)), b.to(x.dtype))
+            return out + update * self.active.scale if self.active.scale != 1.0 else out + update
+
+        return add_update
+
+
+def target_modules(model: nn.Module, config: LoraConfig) -> dict[str, nn.Linear]:
+    """The linear layers that `config` adapts, by name.
+
+    Raises:
+        ValueError: the model has no such layer.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    targets = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear):
+            continue
+        parts = name.lower().split(".")
+        if module is head:
+            wanted = config.train_unembed
+        elif any("attn" in part or "attention" in part for part in parts):
+            wanted = config.train_attn
+        elif parts[-1] in ("gate", "router"):  # a mixture's router stays as it is
+            wanted = False
+        else:
+            wanted = config.train_mlp and any("mlp" in p or "feed_forward" in p or "ffn" in p or "expert" in p for p in parts)
+        if wanted:
+            targets[name] = module
+    if not targets:
+        kinds = sorted({name.split(".")[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
+        raise ValueError(f"no linear layer of {type(model).__name__} matches {config}; its linear layers are {kinds}")
+    return targets
+
+
+def initial_adapter(targets: dict[str, nn.Linear], config: LoraConfig) -> Adapter:
+    """A fresh adapter: A uniform with variance 1 / (3 in), whatever the rank; B zero. Float32 at least."""
+    generator = torch.Generator().manual_seed(config.seed)
+    pairs = {}
+    for name, module in targets.items():
+        device = module.weight.device
+        dtype = torch.promote_types(module.weight.dtype, torch.float32)
+        bound = 1 / math.sqrt(module.in_features)
+        a = torch.empty(config.rank, module.in_features, dtype=dtype).uniform_(-bound, bound, generator=generator)
+        b = torch.zeros(module.out_features, config.rank, dtype=dtype)
+        pairs[name] = (nn.Parameter(a.to(device)), nn.Parameter(b.to(device)))
+    return Adapter(pairs, config.alpha / config.rank)
+
+
+def save_peft(
+    adapter: Adapter, config: LoraConfig, folder: Path, *, base_name: str, fingerprint: str, unique_suffixes: bool
+) -> None:
+    """Writes a PEFT folder: `adapter_config.json` and `adapter_model.safetensors`.
+
+    Args:
+        adapter: what to write.
+        config: its configuration.
+        folder: where to; made if need be.
+        base_name: goes into the config as `base_model_name_or_path`.
+        fingerprint: of the base model; kept in the safetensors metadata, so that another base is noticed on loading.
+        unique_suffixes: whether the last part of a module's name is enough to name the targets.
+    """
+    from peft import LoraConfig as PeftConfig
+
+    folder.mkdir(parents=True, exist_ok=True)
+    modules = sorted({name.split(".")[-1] for name in adapter.pairs} if unique_suffixes else adapter.pairs)
+    peft_config = PeftConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]
+        target_modules=modules,
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_name,
+        inference_mode=True,
+    )
+    peft_config.save_pretrained(str(folder))
+    tensors = {name: tensor.detach().contiguous() for name, tensor in adapter.tensors().items()}
+    save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt", "loragym_base": fingerprint})
+
+
+def read_peft_config(folder: Path) -> dict[str, Any]:
+    """The adapter's configuration.
+
+    Raises:
+        FileNotFoundError: the folder holds no adapter.
+        ValueError: the adapter is of a kind that this engine does not have.
+    """
+    path = folder / ADAPTER_CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no LoRA adapter: {ADAPTER_CONFIG_FILE} is missing")
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("bias", "none") != "none":
+        raise ValueError(f"{path}: only plain LoRA adapters (no DoRA, no bias) can be loaded, got {config!r:.300}")
+    return config
+
+
+def load_peft_tensors(folder: Path, expected: dict[str, torch.Tensor], *, fingerprint: str) -> dict[str, torch.Tensor]:
+    """Reads an adapter's tensors and checks them against those of the model at hand.
+
+    Raises:
+        ValueError: the file is damaged, or the adapter belongs to another base or has other targets or another rank.
+    """
+    from safetensors import safe_open
+
+    path = folder / ADAPTER_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no adapter weights: {ADAPTER_FILE} is missing")
+    try:
+        tensors = load_file(path)
+        with safe_open(path, framework="pt") as opened:
+            saved_base = (opened.metadata() or {}).get("loragym_base")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); use another checkpoint") from error
+    if saved_base is not None and saved_base != fingerprint:
+        raise ValueError(
+            f"{path} was trained on another base model (fingerprint {saved_base}, this base has {fingerprint}); "
+            "load the base that its adapter_config.json names"
+        )
+    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    wrong = [f"{n}: {tuple(tensors[n].shape)} where {tuple(t.shape)} is expected" for n, t in expected.items() if n in tensors and tensors[n].shape != t.shape]
+    if missing or unknown or wrong:
+        raise ValueError(
+            f"{path} does not fit this model and LoraConfig: {len(missing)} tensors missing {missing[:2]}, "
+            f"{len(unknown)} unknown {unknown[:2]}, {len(wrong)} of another shape {wrong[:2]}; "
+            "load it on the base that it was trained on, with the rank and target modules of its adapter_config.json"
+        )
+    return tensors

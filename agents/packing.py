@@ -1,0 +1,232 @@
+"""Packs token sequences into prefix trees, so that whatever sequences share is computed once.
+
+A `Pack` is a forest laid out flat in depth-first order: node `i` is one token in one context, and the sequences that
+begin alike (a common system prompt, the prompt of a group, equal replies) run through the same nodes. Attention follows
+the tree: a node sees its ancestors and itself. The pack also plans that attention as a few batches of dense blocks.
+
+Suffixes: `T` nodes of a pack, `B` blocks of a batch, `N` queries and `K` keys of a block, both padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+QUERY_CHUNK = 256
+"""Longest run of queries in one block: bounds the scores held at a time, and skips the empty half of long chains."""
+KEY_ROW_COST = 16
+"""Cost of gathering one key row into a block, in units of one query-key pair."""
+BLOCK_COST = 256
+"""Fixed cost of one more block, in the same unit."""
+PADDING_ALLOWED = 1.3
+"""How much padding may enlarge a batch of blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockBatch:
+    """Dense attention blocks of about one shape; -1 is padding."""
+
+    queries_BN: torch.Tensor
+    keys_BK: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Sequences laid out as a forest in depth-first order.
+
+    Attributes:
+        members: indices of the packed sequences among those given.
+        paths: for each member the nodes that it runs through, root first.
+        tokens_T, positions_T: each node's token and its depth.
+        ends_T: one past the last node of each node's subtree; `a` is `b` or an ancestor of it iff `a <= b < ends[a]`.
+        blocks: the attention plan; each node is a query exactly once.
+    """
+
+    members: list[int]
+    paths: list[np.ndarray]
+    tokens_T: torch.Tensor
+    positions_T: torch.Tensor
+    ends_T: torch.Tensor
+    blocks: list[BlockBatch]
+    _biases: dict[tuple[int, torch.dtype, int | None], torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def num_nodes(self) -> int:
+        return len(self.tokens_T)
+
+    def bias_BNK(self, batch: int, dtype: torch.dtype, window: int | None) -> torch.Tensor:
+        """0 where a query may look, -inf elsewhere; padded queries look at key 0 so that no row is empty.
+
+        Args:
+            batch: which of `blocks`.
+            dtype: of the result.
+            window: a sliding window in tokens, or None.
+        """
+        key = (batch, dtype, window)
+        if key not in self._biases:
+            queries_BN1, keys_B1K = self.blocks[batch].queries_BN[:, :, None], self.blocks[batch].keys_BK[:, None, :]
+            allowed = (keys_B1K >= 0) & (keys_B1K <= queries_BN1) & (queries_BN1 < self.ends_T[keys_B1K])
+            if window is not None:
+                allowed &= self.positions_T[queries_BN1] - self.positions_T[keys_B1K] < window
+            allowed[:, :, 0] |= queries_BN1[:, :, 0] < 0
+            self._biases[key] = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(
+                ~allowed, float("-inf")
+            )
+        return self._biases[key]
+
+
+def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
+    """How many leading tokens two sequences share."""
+    length = min(len(a), len(b))
+    differ = np.flatnonzero(a[:length] != b[:length])
+    return int(differ[0]) if len(differ) else length
+
+
+def pack_sequences(
+    sequences: Sequence[Sequence[int]], *, max_nodes: int, device: torch.device | str = "cpu"
+) -> list[Pack]:
+    """Packs sequences into as few forests of at most `max_nodes` nodes as a greedy pass in sorted order finds.
+
+    A sequence longer than `max_nodes` gets a pack of its own.
+
+    Raises:
+        ValueError: a sequence is empty.
+    """
+    arrays = [np.asarray(sequence, dtype=np.int64) for sequence in sequences]
+    for index, array in enumerate(arrays):
+        if not len(array):
+            raise ValueError(f"sequence {index} has no token; drop empty sequences before packing")
+    # Big-endian bytes sort like the token lists themselves, so neighbours share the longest prefixes.
+    order = sorted(range(len(arrays)), key=lambda i: arrays[i].astype(">u4").tobytes())
+    packs: list[Pack] = []
+    members: list[int] = []
+    nodes = 0
+    for index in order:
+        shared = common_prefix(arrays[members[-1]], arrays[index]) if members else 0
+        new = len(arrays[index]) - shared
+        if members and nodes + new > max_nodes:
+            packs.append(_build(members, arrays, device))
+            members, nodes, new = [], 0, len(arrays[index])
+        members.append(index)
+        nodes += new
+    if members:
+        packs.append(_build(members, arrays, device))
+    return packs
+
+
+def _build(members: list[int], arrays: list[np.ndarray], device: torch.device | str) -> Pack:
+    paths: list[np.ndarray] = []
+    tokens: list[np.ndarray] = []
+    parents: list[np.ndarray] = []
+    count = 0
+    for place, index in enumerate(members):
+        sequence = arrays[index]
+        shared = common_prefix(arrays[members[place - 1]], sequence) if place else 0
+        new = np.arange(count, count + len(sequence) - shared)
+        path = np.concatenate([paths[-1][:shared], new]) if shared else new
+        if len(new):
+            parents.append(np.concatenate([[path[shared - 1] if shared else -1], new[:-1]]))
+            tokens.append(sequence[shared:])
+        count += len(new)
+        paths.append(path)
+    parent_T = np.concatenate(parents)
+    depth_T, end_T = _depths_and_ends(parent_T)
+    blocks = _batches(_plan(parent_T, depth_T, end_T), parent_T, device)
+    return Pack(
+        members=members,
+        paths=paths,
+        tokens_T=torch.as_tensor(np.concatenate(tokens), device=device),
+        positions_T=torch.as_tensor(depth_T, device=device),
+        ends_T=torch.as_tensor(end_T, device=device),
+        blocks=blocks,
+    )
+
+
+def _depths_and_ends(parent_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    count = len(parent_T)
+    depth, size = [0] * count, [1] * count
+    parents = parent_T.tolist()
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            depth[node] = depth[parent] + 1
+    for node in range(count - 1, -1, -1):
+        if parents[node] >= 0:
+            size[parents[node]] += size[node]
+    return np.asarray(depth), np.arange(count) + np.asarray(size)
+
+
+def _plan(parent_T: np.ndarray, depth_T: np.ndarray, end_T: np.ndarray) -> list[tuple[int, int]]:
+    """Cuts the forest into query ranges `[start, stop)` of least total cost.
+
+    Each subtree is either one dense block, or its unbranched stem as a block and its branches planned by themselves.
+    """
+    count = len(parent_T)
+    children = np.bincount(parent_T[parent_T >= 0], minlength=count)
+    starts_stem = np.ones(count, dtype=bool)
+    starts_stem[1:] = (parent_T[1:] != np.arange(count - 1)) | (children[:-1] != 1)
+    stems = np.flatnonzero(starts_stem).tolist()
+    stem_end = dict(zip(stems, [*stems[1:], count], strict=True))
+    below: dict[int, float] = {}
+    dense: dict[int, bool] = {}
+    for stem in reversed(stems):
+        depth, end, stop = int(depth_T[stem]), int(end_T[stem]), stem_end[stem]
+        as_one = _cost(end - stem, depth)
+        branches = 0.0
+        child = stop
+        while child < end:
+            branches += below[child]
+            child = int(end_T[child])
+        split = _cost(stop - stem, depth) + branches
+        dense[stem] = as_one <= split and end - stem <= QUERY_CHUNK
+        below[stem] = as_one if dense[stem] else split
+    ranges: list[tuple[int, int]] = []
+    covered = 0
+    for stem in stems:
+        if stem < covered:
+            continue
+        stop = int(end_T[stem]) if dense[stem] else stem_end[stem]
+        ranges += [(chunk, min(chunk + QUERY_CHUNK, stop)) for chunk in range(stem, stop, QUERY_CHUNK)]
+        covered = stop
+    return ranges
+
+
+def _cost(queries: int, depth: int) -> float:
+    keys = queries + depth
+    return queries * keys + KEY_ROW_COST * keys + BLOCK_COST
+
+
+def _batches(ranges: list[tuple[int, int]], parent_T: np.ndarray, device: torch.device | str) -> list[BlockBatch]:
+    """Pads blocks of similar shape to common batches."""
+    blocks = []
+    for start, stop in ranges:
+        ancestors = []
+        node = int(parent_T[start])
+        while node >= 0:
+            ancestors.append(node)
+            node = int(parent_T[node])
+        blocks.append((np.arange(start, stop), np.concatenate([ancestors[::-1], np.arange(start, stop)]).astype(int)))
+    blocks.sort(key=lambda block: (len(block[1]), len(block[0])))
+    batches: list[list[tuple[np.ndarray, np.ndarray]]] = []
+    area = widest = 0
+    for block in blocks:
+        area += len(block[0]) * len(block[1])
+        widest = max(widest, len(block[0]))
+        padded = widest * len(block[1]) * (len(batches[-1]) + 1) if batches else 0
+        if not batches or padded > PADDING_ALLOWED * area + BLOCK_COST:
+            batches.append([])
+            area, widest = len(block[0]) * len(block[1]), len(block[0])
+        batches[-1].append(block)
+    return [
+        BlockBatch(queries_BN=_padded([b[0] for b in batch], device), keys_BK=_padded([b[1] for b in batch], device))
+        for batch in batches
+    ]
+
+
+def _padded(rows: list[np.ndarray], device: torch.device | str) -> torch.Tensor:
+    out = np.full((len(rows), max(map(len, rows))), -1, dtype=np.int64)
+    for row, values in zip(out, rows, strict=True):
+        row[: len(values)] = values
+    return torch.as_tensor(out, device=device)

@@ -1,0 +1,158 @@
+"""What to sample and what came of it: parameters, completions, and the draw of a token from logits.
+
+The draw is a pure function of the logits and one uniform number, and that number a pure function of (seed, sample,
+position). So a request gives the same tokens alone and in any batch.
+
+Suffixes: `U` rows of logits, `S` samples, `V` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from .logprobs import tempered
+
+DRAW_BLOCK = 512
+"""Vocabulary entries whose probability is added up at once before the drawn block is looked at closely."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How to sample.
+
+    Attributes:
+        max_tokens: at most so many new tokens.
+        temperature: divides the logits; 0 takes the likeliest token.
+        top_k: draw from the k likeliest tokens only; 0 from all.
+        top_p: draw from the smallest set of tokens that has this much probability.
+        stop: token ids, or strings, that end the sample and belong to it; None is the model's own end tokens.
+        seed: of this request; None takes a fresh one.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    stop: tuple[int, ...] | tuple[str, ...] | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is at least 1, got {self.max_tokens}")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature is a finite number from 0 up, got {self.temperature}")
+        if self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"top_k is from 0 up and top_p in (0, 1], got {self.top_k} and {self.top_p}")
+        if isinstance(self.stop, str):
+            raise ValueError(f"stop is a tuple of strings or of token ids, got the string {self.stop!r}")
+        if self.stop is not None:
+            object.__setattr__(self, "stop", tuple(self.stop))
+            if len({type(s) for s in self.stop}) > 1 or not all(isinstance(s, int) or s for s in self.stop):
+                raise ValueError(f"stop is all token ids or all non-empty strings, got {self.stop!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sample.
+
+    Attributes:
+        tokens: what was sampled, the stop included.
+        logprobs: each token's log-probability under the distribution that it was drawn from (temperature, top-k and
+            top-p included; 0 for greedy).
+        stop_reason: `stop` if a stop ended it, `length` if the token limit or the context did.
+    """
+
+    tokens: list[int]
+    logprobs: list[float]
+    stop_reason: Literal["stop", "length"]
+
+
+_MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+def mix64(values: np.ndarray) -> np.ndarray:
+    """SplitMix64's output function (Steele et al. 2014) over `uint64`."""
+    with np.errstate(over="ignore"):
+        z = values + _MIX[0]
+        z = (z ^ (z >> np.uint64(30))) * _MIX[1]
+        z = (z ^ (z >> np.uint64(27))) * _MIX[2]
+        return z ^ (z >> np.uint64(31))
+
+
+def sample_keys(seed: int, n: int) -> list[int]:
+    """The `n` samples' own 64-bit keys under one seed."""
+    with np.errstate(over="ignore"):
+        mixed = mix64(np.array([seed % 2**64], dtype=np.uint64))
+        return [int(key) for key in mix64(mixed + np.arange(n, dtype=np.uint64) * _MIX[0])]
+
+
+def uniforms(keys_S: Sequence[int], positions_S: Sequence[int]) -> np.ndarray:
+    """One number in [0, 1) for each (key, position), float64."""
+    with np.errstate(over="ignore"):
+        state = np.asarray(keys_S, dtype=np.uint64) + np.asarray(positions_S, dtype=np.uint64) * _MIX[0]
+    return (mix64(state) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def draw(
+    logits_UV: torch.Tensor, params_U: Sequence[SamplingParams], row_S: Sequence[int], uniform_S: np.ndarray
+) -> tuple[list[int], list[float]]:
+    """Draws one token for each sample by inverting the distribution function of its row.
+
+    Args:
+        logits_UV: rows of logits.
+        params_U: each row's parameters (only temperature, top_k and top_p count).
+        row_S: each sample's row.
+        uniform_S: each sample's number in [0, 1).
+
+    Returns:
+        Tokens and their log-probabilities under the distribution drawn from.
+    """
+    temperatures = {p.temperature for p in params_U}
+    device = logits_UV.device
+    rows = torch.as_tensor(np.asarray(row_S), device=device)
+    if temperatures == {0.0}:
+        return logits_UV.argmax(-1)[rows].tolist(), [0.0] * len(row_S)
+    scaled = tempered(logits_UV, 1.0)
+    if temperatures != {1.0}:
+        scaled /= torch.as_tensor([p.temperature or 1.0 for p in params_U], device=device)[:, None]
+    for row, params in enumerate(params_U):
+        if params.temperature and (params.top_k or params.top_p < 1):
+            scaled[row] = truncated(scaled[row], params.top_k, params.top_p)
+    lse_U = scaled.logsumexp(-1)
+    probabilities = torch.exp(scaled - lse_U[:, None])
+    probabilities = torch.nn.functional.pad(probabilities, (0, -probabilities.shape[1] % DRAW_BLOCK))
+    blocks = probabilities.view(len(params_U), -1, DRAW_BLOCK)
+    by_block = blocks.sum(-1).double().cumsum(-1)
+    uniform = torch.as_tensor(uniform_S, device=device)
+    goal = uniform * by_block[rows, -1]
+    block = (by_block[rows] <= goal[:, None]).sum(-1).clamp(max=by_block.shape[1] - 1)
+    before = torch.where(block > 0, by_block[rows, (block - 1).clamp(min=0)], 0.0)
+    share = (goal - before) / (by_block[rows, block] - before)
+    inside = blocks[rows, block].double().cumsum(-1)
+    # The last entry with any probability bounds the choice, should rounding push the goal past the end.
+    last = (inside < inside[:, -1:]).sum(-1)
+    offset = torch.minimum((inside <= (share * inside[:, -1])[:, None]).sum(-1), last)
+    tokens = block * DRAW_BLOCK + offset
+    logprobs = scaled[rows, tokens] - lse_U[rows]
+    greedy = torch.as_tensor([p.temperature == 0 for p in params_U], device=device)[rows]
+    tokens = torch.where(greedy, logits_UV.argmax(-1)[rows], tokens)
+    return tokens.tolist(), torch.where(greedy, 0.0, logprobs.double()).tolist()
+
+
+def truncated(scaled_V: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
+    """-inf for all tokens but the `top_k` likeliest, and of these the fewest that hold `top_p` of the probability."""
+    kept = torch.full_like(scaled_V, float("-inf"))
+    values, tokens = scaled_V.sort(descending=True, stable=True)
+    if top_k:
+        values, tokens = values[:top_k], tokens[:top_k]
+    if top_p < 1:
+        before = values.softmax(-1).cumsum(-1) - values.softmax(-1)
+        count = max(1, int((before < top_p).sum()))
+        values, tokens = values[:count], tokens[:count]
+    kept[tokens] = values
+    return kept

@@ -1,0 +1,424 @@
+"""Sampling with the base model itself: continuous batching, and nothing computed twice.
+
+Prompts that begin alike are prefilled as one prefix tree. All samples of a prompt share its keys and values, and those
+that have drawn the same tokens so far share one row of the batch until they part.
+
+Suffixes: `B` rows of the batch, `P` prompts of a prefill wave, `W` rows per prompt, `L` prompt tokens, `T` own tokens;
+`H`, `G`, `R`, `D` as in `attention`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from .attention import AttentionOptions, TreeLayout
+from .lora import Adapter
+from .packing import Pack, pack_sequences
+from .sampling import Completion, SamplingParams, draw, sample_keys, uniforms
+
+if TYPE_CHECKING:
+    from .base_model import BaseModel
+
+TAIL_STEP = 32
+"""The cache of own tokens grows at least by so many."""
+
+
+@dataclass(slots=True)
+class _Sample:
+    ticket: int
+    index: int
+    key: int
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    samples: list[_Sample]
+
+
+@dataclass(slots=True)
+class _Wave:
+    """Prompts prefilled together: each layer's keys and values, `(P, G, L, D)`."""
+
+    lengths_P: torch.Tensor
+    keys: dict[int, torch.Tensor]
+    values: dict[int, torch.Tensor]
+
+
+@dataclass(slots=True)
+class _Row:
+    """Samples that have drawn the same tokens so far; its place in the list of rows is its place in the caches."""
+
+    wave: _Wave
+    prompt: int
+    prompt_length: int
+    params: SamplingParams
+    samples: list[_Sample]
+
+    @property
+    def own(self) -> int:
+        return len(self.samples[0].tokens)
+
+
+class TorchSampler:
+    """A frozen snapshot of a policy that samples; made by `LoraPolicy.sampler` or `BaseModel.sampler`.
+
+    Use `sample` for a batch, or `submit` and `step` to keep a changing set of requests going.
+
+    Args:
+        base: the base model.
+        adapter: the adapter, in the base's type; None is the bare base.
+        version: which update of the policy this is.
+        max_concurrent: most samples under way at once; the rest waits.
+        prefill_tokens: most tokens in one prefill pass.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        adapter: Adapter | None,
+        *,
+        version: int = 0,
+        max_concurrent: int = 256,
+        prefill_tokens: int = 4096,
+    ) -> None:
+        self.base = base
+        self.adapter = adapter
+        self.version = version
+        self.max_concurrent = max_concurrent
+        self.prefill_tokens = prefill_tokens
+        self._waiting: deque[_Waiting] = deque()
+        self._rows: list[_Row] = []
+        self._tails: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._under_way = 0
+        self._tickets = 0
+        self._finished: dict[int, dict[int, Completion]] = {}
+        self._wanted: dict[int, int] = {}
+        self._seeds = np.random.SeedSequence()
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], n: int = 1, params: SamplingParams | None = None
+    ) -> list[list[Completion]]:
+        """`n` completions of each prompt.
+
+        Raises:
+            ValueError: a prompt is empty or leaves no room in the context.
+        """
+        params = params or SamplingParams()
+        tickets = []
+        for index, prompt in enumerate(prompts):
+            # Equal prompts of one call are different requests: each draws by its own seed.
+            seed = None if params.seed is None else params.seed + index * 0x9E3779B9
+            tickets.append(self.submit(prompt, replace(params, seed=seed), n))
+        done: dict[int, list[Completion]] = {}
+        while len(done) < len(tickets):
+            done.update(self.step())
+        return [done[ticket] for ticket in tickets]
+
+    def submit(self, prompt: Sequence[int], params: SamplingParams, n: int = 1) -> int:
+        """Queues a request for `n` completions of one prompt; returns its ticket.
+
+        Raises:
+            ValueError: the prompt is empty or leaves no room in the context.
+        """
+        context = self.base.context_length
+        if n < 1:
+            raise ValueError(f"n is at least 1, got {n}")
+        if not len(prompt):
+            raise ValueError("the prompt has no token; a chat prompt comes from Renderer.build_generation_prompt")
+        if len(prompt) >= context:
+            raise ValueError(
+                f"the prompt has {len(prompt)} tokens and the context of {self.base.name} is {context}: there is no room "
+                "for a reply; shorten the conversation or choose a model with a longer context"
+            )
+        room = context - len(prompt)
+        stop = self.base.end_tokens if params.stop is None else params.stop
+        seed = params.seed if params.seed is not None else int(self._seeds.spawn(1)[0].generate_state(1, np.uint64)[0])
+        ticket, self._tickets = self._tickets, self._tickets + 1
+        params = replace(params, max_tokens=min(params.max_tokens, room), stop=stop, seed=None)
+        samples = [_Sample(ticket, index, key) for index, key in enumerate(sample_keys(seed, n))]
+        self._wanted[ticket] = n
+        self._finished[ticket] = {}
+        for start in range(0, n, self.max_concurrent):
+            self._waiting.append(_Waiting(tuple(prompt), params, samples[start : start + self.max_concurrent]))
+        return ticket
+
+    @property
+    def pending(self) -> int:
+        """Requests not finished yet."""
+        return len(self._wanted)
+
+    @torch.no_grad()
+    def step(self) -> dict[int, list[Completion]]:
+        """Admits what has room, draws one token for every sample under way, and returns requests that finished."""
+        admitted = self._admit()
+        if self._rows and not admitted:
+            self._decode()
+        done = {}
+        for ticket in [t for t, n in self._wanted.items() if len(self._finished[t]) == n]:
+            del self._wanted[ticket]
+            completions = self._finished.pop(ticket)
+            done[ticket] = [completions[index] for index in sorted(completions)]
+        return done
+
+    def _admit(self) -> bool:
+        """Prefills waiting requests once a good part of the batch is free, and draws their first tokens."""
+        room = self.max_concurrent - self._under_way
+        if not self._waiting or (self._rows and room < self.max_concurrent // 4 and room < self._waiting_samples()):
+            return False
+        groups: dict[tuple[tuple[int, ...], SamplingParams], list[_Sample]] = {}
+        while self._waiting and len(self._waiting[0].samples) <= room:
+            request = self._waiting.popleft()
+            groups.setdefault((request.prompt, request.params), []).extend(request.samples)
+            room -= len(request.samples)
+            self._under_way += len(request.samples)
+        if not groups:
+            return False
+        prompts = list({prompt: None for prompt, _ in groups})
+        for pack in pack_sequences(prompts, max_nodes=self.prefill_tokens, device=self.base.device):
+            self._prefill(pack, [prompts[m] for m in pack.members], groups)
+        return True
+
+    def _waiting_samples(self) -> int:
+        return sum(len(request.samples) for request in self._waiting)
+
+    def _prefill(
+        self,
+        pack: Pack,
+        prompts: list[tuple[int, ...]],
+        groups: dict[tuple[tuple[int, ...], SamplingParams], list[_Sample]],
+    ) -> None:
+        kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        hidden = self.base.hidden_states(pack.tokens_T, pack.positions_T, TreeLayout(pack, kept), self.adapter)
+        place = {prompt: index for index, prompt in enumerate(prompts)}
+        rows = []
+        wave = _Wave(torch.as_tensor([len(p) for p in prompts], device=hidden.device), {}, {})
+        for (prompt, params), samples in groups.items():
+            if prompt in place:
+                rows.append(_Row(wave, place[prompt], len(prompt), params, samples))
+        last = torch.as_tensor([int(pack.paths[row.prompt][-1]) for row in rows], device=hidden.device)
+        logits = self.base.logits(hidden.index_select(0, last), self.adapter)
+        survivors = self._draw(rows, logits)
+        if not any(survivors):
+            return
+        length = max(map(len, pack.paths))
+        nodes_PL = torch.zeros(len(prompts), length, dtype=torch.long, device=hidden.device)
+        for index, path in enumerate(pack.paths):
+            nodes_PL[index, : len(path)] = torch.as_tensor(path)
+        for layer, (k_TGD, v_TGD) in kept.items():
+            wave.keys[layer] = k_TGD[nodes_PL].transpose(1, 2).contiguous()
+            wave.values[layer] = v_TGD[nodes_PL].transpose(1, 2).contiguous()
+        self._rows += [row for rows_of_one in survivors for row in rows_of_one]
+
+    def _decode(self) -> None:
+        rows = self._rows
+        device = self.base.device
+        self._make_room(len(rows), max(row.own for row in rows))
+        tokens_B = torch.as_tensor([row.samples[0].tokens[-1] for row in rows], device=device)
+        positions_B = torch.as_tensor([row.prompt_length + row.own - 1 for row in rows], device=device)
+        layout = _DecodeLayout(rows, self._tails, positions_B)
+        hidden = self.base.hidden_states(tokens_B, positions_B, layout, self.adapter)
+        survivors = self._draw(rows, self.base.logits(hidden, self.adapter))
+        self._rearrange(survivors)
+
+    def _draw(self, rows: list[_Row], logits: torch.Tensor) -> list[list[_Row]]:
+        """Gives each sample its next token; returns for each row the rows that its unfinished samples part into."""
+        samples = [(index, sample) for index, row in enumerate(rows) for sample in row.samples]
+        numbers = uniforms([s.key for _, s in samples], [len(s.tokens) for _, s in samples])
+        tokens, logprobs = draw(logits, [row.params for row in rows], [index for index, _ in samples], numbers)
+        parted: list[dict[int, list[_Sample]]] = [{} for _ in rows]
+        for (index, sample), token, logprob in zip(samples, tokens, logprobs, strict=True):
+            sample.tokens.append(token)
+            sample.logprobs.append(logprob)
+            reason = self._stop_reason(sample, rows[index].params)
+            if reason is None:
+                parted[index].setdefault(token, []).append(sample)
+            else:
+                self._finished[sample.ticket][sample.index] = Completion(sample.tokens, sample.logprobs, reason)
+                self._under_way -= 1
+        return [
+            [_Row(row.wave, row.prompt, row.prompt_length, row.params, group) for group in parts.values()]
+            for row, parts in zip(rows, parted, strict=True)
+        ]
+
+    def _stop_reason(self, sample: _Sample, params: SamplingParams) -> str | None:
+        stop = params.stop or ()
+        if stop and isinstance(stop[0], str):
+            # Every token spells at least one byte, so a stop string that ends here lies in this many last tokens.
+            reach = max(len(s.encode()) for s in stop)  # type: ignore[union-attr]
+            text = self.base.tokenizer.decode(sample.tokens[-reach:], skip_special_tokens=False)
+            if any(s in text for s in stop):  # type: ignore[operator]
+                return "stop"
+        elif sample.tokens[-1] in stop:
+            return "stop"
+        return "length" if len(sample.tokens) >= params.max_tokens else None
+
+    def _rearrange(self, survivors: list[list[_Row]]) -> None:
+        """Keeps the caches' rows dense: the first part of a row stays in place, the others and the gaps are copied."""
+        rows: list[_Row | None] = [parts[0] if parts else None for parts in survivors]
+        copies: list[tuple[int, int]] = []
+        gaps = deque(index for index, row in enumerate(rows) if row is None)
+        for source, parts in enumerate(survivors):
+            for part in parts[1:]:
+                if gaps:
+                    target = gaps.popleft()
+                    rows[target] = part
+                else:
+                    target = len(rows)
+                    rows.append(part)
+                copies.append((source, target))
+        self._make_room(len(rows), 0)
+        self._copy_tails(copies)
+        moves = []
+        while gaps:
+            while rows and rows[-1] is None:
+                rows.pop()
+            target = gaps.popleft()
+            if target >= len(rows):
+                break
+            moves.append((len(rows) - 1, target))
+            rows[target] = rows.pop()
+        self._copy_tails(moves)
+        self._rows = [row for row in rows if row is not None]
+
+    def _copy_tails(self, copies: list[tuple[int, int]]) -> None:
+        if not copies or not self._tails:
+            return
+        source, target = (torch.as_tensor(column, device=self.base.device) for column in zip(*copies, strict=True))
+        used = max(row.own for row in self._rows)
+        for keys, values in self._tails.values():
+            keys[target, :, :used] = keys[source, :, :used]
+            values[target, :, :used] = values[source, :, :used]
+
+    def _make_room(self, rows: int, own: int) -> None:
+        """Grows the caches of own tokens to at least this many rows and tokens."""
+        layers = next(wave for wave in (row.wave for row in self._rows)).keys
+        for layer, like in layers.items():
+            keys, values = self._tails.get(layer, (like.new_empty(0, *like.shape[1:]),) * 2)
+            have_rows, _, have_own, _ = keys.shape if layer in self._tails else (0, 0, 0, 0)
+            if rows <= have_rows and own <= have_own:
+                continue
+            shape = (
+                max(have_rows, rows + rows // 4),
+                like.shape[1],
+                have_own if own <= have_own else max(2 * have_own, own + TAIL_STEP),
+                like.shape[3],
+            )
+            grown = []
+            for old in (keys, values):
+                new = like.new_zeros(shape)
+                new[:have_rows, :, :have_own] = old[:, :, :have_own]
+                grown.append(new)
+            self._tails[layer] = (grown[0], grown[1])
+
+
+class _DecodeLayout:
+    """One new token for each row: it sees its prompt, shared with the other rows of that prompt, and its own tokens."""
+
+    def __init__(
+        self, rows: list[_Row], tails: dict[int, tuple[torch.Tensor, torch.Tensor]], positions_B: torch.Tensor
+    ) -> None:
+        self.tails = tails
+        self.own_B = torch.as_tensor([row.own - 1 for row in rows], device=positions_B.device)
+        self.places_B = torch.arange(len(rows), device=positions_B.device)
+        self.longest = int(self.own_B.max()) + 1
+        waves: dict[int, list[int]] = {}
+        for index, row in enumerate(rows):
+            waves.setdefault(id(row.wave), []).append(index)
+        self.parts = [_WaveRows(rows, members, positions_B, self.own_B, self.longest) for members in waves.values()]
+
+    def attend(
+        self, layer: int, q_BHD: torch.Tensor, k_BGD: torch.Tensor, v_BGD: torch.Tensor, options: AttentionOptions
+    ) -> torch.Tensor:
+        tail_k, tail_v = self.tails[layer]
+        tail_k[self.places_B, :, self.own_B] = k_BGD
+        tail_v[self.places_B, :, self.own_B] = v_BGD
+        out = torch.empty_like(q_BHD)
+        for part in self.parts:
+            k_BGTD, v_BGTD = tail_k[: len(q_BHD), :, : self.longest], tail_v[: len(q_BHD), :, : self.longest]
+            if len(self.parts) == 1:
+                return part.attend(layer, q_BHD, k_BGTD, v_BGTD, options)
+            out[part.rows] = part.attend(layer, q_BHD[part.rows], k_BGTD[part.rows], v_BGTD[part.rows], options)
+        return out
+
+
+class _WaveRows:
+    """The rows of one prefill wave in a decoding step."""
+
+    def __init__(
+        self, rows: list[_Row], members: list[int], positions_B: torch.Tensor, own_B: torch.Tensor, longest: int
+    ) -> None:
+        device = positions_B.device
+        self.wave = rows[members[0]].wave
+        self.rows = torch.as_tensor(members, device=device)
+        prompts: dict[int, list[int]] = {}
+        for place, index in enumerate(members):
+            prompts.setdefault(rows[index].prompt, []).append(place)
+        widest = max(map(len, prompts.values()))
+        self.shape_PW = (len(prompts), widest)
+        place_PW = np.zeros(self.shape_PW, dtype=np.int64)
+        back = np.zeros(len(members), dtype=np.int64)
+        for p, places in enumerate(prompts.values()):
+            place_PW[p, : len(places)] = places
+            back[places] = p * widest + np.arange(len(places))
+        self.place_PW = torch.as_tensor(place_PW.ravel(), device=device)
+        self.back_B = torch.as_tensor(back, device=device)
+        everything = list(prompts) == list(range(len(self.wave.lengths_P)))
+        self.prompts_P = None if everything else torch.as_tensor(list(prompts), device=device)
+        self.lengths_B = torch.as_tensor([rows[i].prompt_length for i in members], device=device)
+        self.positions_B = positions_B[self.rows]
+        self.own_B = own_B[self.rows]
+        self.longest = longest
+        self._biases: dict[tuple[int | None, torch.dtype], torch.Tensor] = {}
+
+    def bias_BLT(self, window: int | None, dtype: torch.dtype, prompt_length: int) -> torch.Tensor:
+        """0 where a row may look, -inf elsewhere, over prompt and own tokens."""
+        key = (window, dtype)
+        if key not in self._biases:
+            at_L = torch.arange(prompt_length, device=self.own_B.device)
+            at_T = torch.arange(self.longest, device=self.own_B.device)
+            in_prompt = at_L < self.lengths_B[:, None]
+            in_own = at_T <= self.own_B[:, None]
+            if window is not None:
+                in_prompt &= self.positions_B[:, None] - at_L < window
+                in_own &= self.own_B[:, None] - at_T < window
+            allowed = torch.cat([in_prompt, in_own], -1)
+            bias = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+            self._biases[key] = bias.masked_fill_(~allowed, float("-inf"))
+        return self._biases[key]
+
+    def attend(
+        self,
+        layer: int,
+        q_BHD: torch.Tensor,
+        tail_k_BGTD: torch.Tensor,
+        tail_v_BGTD: torch.Tensor,
+        options: AttentionOptions,
+    ) -> torch.Tensor:
+        prompt_k, prompt_v = self.wave.keys[layer], self.wave.values[layer]
+        if self.prompts_P is not None:
+            prompt_k, prompt_v = prompt_k[self.prompts_P], prompt_v[self.prompts_P]
+        (P, W), (_, G, L, D), (B, H, _) = self.shape_PW, prompt_k.shape, q_BHD.shape
+        R = H // G
+        wide = torch.promote_types(q_BHD.dtype, torch.float32)
+        q_PGXD = q_BHD[self.place_PW].view(P, W, G, R, D).transpose(1, 2).reshape(P, G, W * R, D)
+        on_prompt = torch.matmul(q_PGXD, prompt_k.transpose(2, 3)).view(P, G, W, R, L).transpose(1, 2)
+        on_prompt_B = on_prompt.reshape(P * W, G, R, L)[self.back_B]
+        on_own = torch.matmul(q_BHD.view(B, G, R, D), tail_k_BGTD.transpose(2, 3))
+        scores = torch.cat([on_prompt_B, on_own], -1).to(wide).mul_(options.scale)
+        if options.softcap:
+            scores = torch.tanh(scores / options.softcap).mul_(options.softcap)
+        scores += self.bias_BLT(options.window, wide, L)[:, None, None]
+        p = scores.softmax(-1).to(q_BHD.dtype)
+        p_PGXL = p[..., :L].reshape(B, G, R, L)[self.place_PW].view(P, W, G, R, L).transpose(1, 2).reshape(P, G, W * R, L)
+        from_prompt = torch.matmul(p_PGXL, prompt_v).view(P, G, W, R, D).transpose(1, 2).reshape(P * W, G, R, D)
+        return (from_prompt[self.back_B] + torch.matmul(p[..., L:], tail_v_BGTD)).view(B, H, D)

@@ -1,0 +1,1 @@
+"""Games in which the agent's words are its moves."""

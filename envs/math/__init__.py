@@ -1,0 +1,1 @@
+"""Questions with a number or a formula for an answer."""

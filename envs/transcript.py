@@ -1,0 +1,25 @@
+"""Conversations for human eyes. How a model sees them is the renderers' business."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+
+from ..messages import Message
+
+_CONTROL_CODES = (set(range(0x20)) | set(range(0x7F, 0xA0))) - {ord("\n"), ord("\t")}
+# A model must not be able to drive the reader's terminal.
+_ESCAPED = {code: f"\\x{code:02x}" for code in _CONTROL_CODES}
+
+
+def transcript(messages: Iterable[Message]) -> str:
+    """The messages as text, one paragraph each, headed by the role; control characters are shown escaped."""
+    return "\n".join("\n".join(_lines(message)) for message in messages).translate(_ESCAPED)
+
+
+def _lines(message: Message) -> Iterator[str]:
+    if message.get("thinking"):
+        yield f"[{message['role']}, thinking] {message['thinking']}"
+    yield f"[{message['role']}] {message['content']}"
+    for call in message.get("tool_calls", ()):
+        yield f"[{message['role']}, call] {call['name']} {json.dumps(call['arguments'], ensure_ascii=False)}"

@@ -1,0 +1,228 @@
+"""Text to tokens and back, such that text can never forge a special token.
+
+`TextTokenizer` encodes with a copy of the tokenizer that knows no special tokens, so `<|im_end|>` in a message is
+ordinary text; special tokens enter a conversation only by name, through `special`. Which tokens make a turn is
+the formats' business.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby, pairwise, takewhile
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeAlias
+from weakref import WeakKeyDictionary
+
+from tokenizers import Tokenizer
+
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+"""What a token id without text, and a lone surrogate without UTF-8, turn into."""
+
+
+class FastTokenizer(Protocol):
+    """A Hugging Face fast tokenizer, as far as it matters here; `chat_template` and `eos_token_id` are optional."""
+
+    @property
+    def backend_tokenizer(self) -> Tokenizer: ...
+
+
+class TextTokenizer:
+    """Encodes text without special tokens, names special tokens, decodes any token ids.
+
+    Text pieces are encoded as they stand in the middle of a conversation: no word-start marker is put before them.
+    A character that the vocabulary cannot spell, or could only spell with a special token, is left out.
+
+    Attributes:
+        special_tokens: text to id of every token that text cannot produce.
+        leading_tokens: what the tokenizer puts before every document (a BOS token, or nothing).
+        eos_token_id: the end of a document, if the tokenizer says which token that is.
+        chat_template: the tokenizer's own Jinja template, if it has one.
+    """
+
+    special_tokens: Mapping[str, int]
+    leading_tokens: list[int]
+    eos_token_id: int | None
+    chat_template: str | None
+
+    def __init__(self, tokenizer: TokenizerLike) -> None:
+        """Wraps a tokenizer. The second wrapping of the same tokenizer object is cheap.
+
+        Args:
+            tokenizer: a `tokenizers.Tokenizer`, a Hugging Face fast tokenizer, or the path of a `tokenizer.json` or of
+                the folder that holds it.
+
+        Raises:
+            TypeError: it is none of these (a slow Hugging Face tokenizer, say).
+            FileNotFoundError: there is no `tokenizer.json` at the path.
+        """
+        backend, config = _open(tokenizer)
+        self._plain, self._ordinary, self.special_tokens, self.leading_tokens = _plain_copy(backend)
+        self._text_of = {token: text for text, token in self.special_tokens.items()}
+        self.chat_template = config.chat_template
+        self.eos_token_id = config.eos_token_id
+
+    def encode_text(self, text: str) -> list[int]:
+        """The tokens of a piece of text, none of them special."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return self._encode(text)
+
+    def _encode(self, text: str) -> list[int]:
+        """Cuts the text in two wherever the vocabulary itself would spell a special token, until it no longer does."""
+        encoding = self._plain.encode(text, add_special_tokens=False)
+        spans = [span for token, span in zip(encoding.ids, encoding.offsets, strict=True) if token in self._text_of]
+        if not spans:
+            return list(encoding.ids)
+        cuts = sorted({0, len(text), *((start + end) // 2 for start, end in spans)})
+        if len(cuts) == 2:
+            return [token for token in encoding.ids if token not in self._text_of]
+        pieces = (text[start:end] for start, end in pairwise(cuts))
+        return [token for piece in pieces for token in self._encode(piece)]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of any token ids; special tokens appear as their text, ids without a token as U+FFFD."""
+        return "".join(
+            self._plain.decode(list(run)) if is_ordinary else "".join(self._text_of.get(t, UNKNOWN) for t in run)
+            for is_ordinary, run in groupby(tokens, key=self._ordinary.__contains__)
+        )
+
+    def special(self, text: str) -> int:
+        """The id of a special token.
+
+        Raises:
+            ValueError: the tokenizer has no such token.
+        """
+        if text not in self.special_tokens:
+            known = ", ".join(list(self.special_tokens)[:20]) or "none"
+            raise ValueError(
+                f"the tokenizer has no special token {text!r}, which this renderer needs; it has: {known}. "
+                "Let get_renderer(tokenizer) choose a renderer, or take name='role_colon', which needs no special token"
+            )
+        return self.special_tokens[text]
+
+    def is_special(self, token: int) -> bool:
+        """Whether text can never produce the token."""
+        return token in self._text_of
+
+
+TokenizerLike: TypeAlias = Tokenizer | FastTokenizer | str | os.PathLike[str]
+
+
+class _Config(NamedTuple):
+    chat_template: str | None = None
+    eos_token_id: int | None = None
+
+
+def _open(tokenizer: TokenizerLike) -> tuple[Tokenizer, _Config]:
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer, _Config()
+    if isinstance(tokenizer, str | os.PathLike):
+        return _open_path(Path(tokenizer))
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise TypeError(
+            "expected a tokenizers.Tokenizer, a fast Hugging Face tokenizer, or the path of a tokenizer.json or its "
+            f"folder, got {type(tokenizer).__name__}; slow tokenizers can be converted with AutoTokenizer"
+        )
+    template = _default_template(getattr(tokenizer, "chat_template", None))
+    return backend, _Config(template, getattr(tokenizer, "eos_token_id", None))
+
+
+def _open_path(path: Path) -> tuple[Tokenizer, _Config]:
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"no tokenizer at {file}; expected a tokenizer.json or a folder that holds one")
+    backend = Tokenizer.from_file(str(file))
+    beside = file.parent / "tokenizer_config.json"
+    config = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    eos = config.get("eos_token")
+    eos_text = eos.get("content") if isinstance(eos, dict) else eos
+    template_file = file.parent / "chat_template.jinja"
+    template = template_file.read_text(encoding="utf-8") if template_file.is_file() else config.get("chat_template")
+    return backend, _Config(_default_template(template), backend.token_to_id(eos_text) if eos_text else None)
+
+
+def _default_template(template: Any) -> str | None:
+    """Some tokenizers carry several templates by name, as a dictionary or as a list of name and template."""
+    if isinstance(template, list):
+        template = {entry["name"]: entry["template"] for entry in template}
+    return template.get("default") if isinstance(template, dict) else template
+
+
+class _Plain(NamedTuple):
+    tokenizer: Tokenizer
+    ordinary: frozenset[int]
+    special_tokens: dict[str, int]
+    leading_tokens: list[int]
+
+
+_PLAIN: WeakKeyDictionary[Tokenizer, tuple[int, _Plain]] = WeakKeyDictionary()
+
+
+def _plain_copy(tokenizer: Tokenizer) -> _Plain:
+    """The copy that knows no special tokens, made once per tokenizer and again when tokens were added to it."""
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    cached = _PLAIN.get(tokenizer)
+    if cached is None or cached[0] != size:
+        cached = _PLAIN[tokenizer] = (size, _make_plain_copy(json.loads(tokenizer.to_str())))
+    return cached[1]
+
+
+def _make_plain_copy(source: dict[str, Any]) -> _Plain:
+    # Runs of whitespace structure nothing; some vocabularies list them as added tokens and need them for code. They
+    # join the model's vocabulary because an added token that is not in it gets the next free id when loaded.
+    model, added = source["model"], source["added_tokens"]
+    extensible = isinstance(model["vocab"], dict)
+    whitespace = [token for token in added if extensible and not token["special"] and token["content"].isspace()]
+    special = {token["content"]: token["id"] for token in added if token not in whitespace}
+    if whitespace:
+        model = {**model, "vocab": {**model["vocab"], **{token["content"]: token["id"] for token in whitespace}}}
+    unpadded = {**source, "model": model, "added_tokens": whitespace, "truncation": None, "padding": None}
+    plain = Tokenizer.from_str(json.dumps(_for_pieces(unpadded)))
+    ordinary = frozenset(plain.get_vocab(with_added_tokens=True).values()) - frozenset(special.values())
+    return _Plain(plain, ordinary, special, _leading_tokens(source["post_processor"]))
+
+
+def _leading_tokens(post_processor: dict[str, Any] | None) -> list[int]:
+    """The special tokens that template post-processors put before the text."""
+    if post_processor is None:
+        return []
+    if post_processor["type"] == "Sequence":
+        return [token for processor in post_processor["processors"] for token in _leading_tokens(processor)]
+    before_text = takewhile(lambda piece: "SpecialToken" in piece, post_processor.get("single", []))
+    names = [piece["SpecialToken"]["id"] for piece in before_text]
+    return [token for name in names for token in post_processor["special_tokens"][name]["ids"]]
+
+
+def _for_pieces(source: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer's JSON without what it does at the start and end of a document."""
+    prepends = '"Prepend"' in json.dumps(source["normalizer"])
+    return {
+        **source,
+        "post_processor": None,
+        "normalizer": _without(source["normalizer"], {"Prepend"}),
+        "pre_tokenizer": _without(source["pre_tokenizer"], set()),
+        # This decoder step takes away the marker that the normaliser would have prepended.
+        "decoder": _without(source["decoder"], {"Strip"} if prepends else set()),
+    }
+
+
+def _without(node: Any, types: set[str]) -> Any:
+    """A pipeline without the steps of these types, and without prefix spaces."""
+    if isinstance(node, list):
+        return [kept for child in node if (kept := _without(child, types)) is not None]
+    if not isinstance(node, dict):
+        return node
+    if node.get("type") in types:
+        return None
+    off = {"prepend_scheme": "never", "add_prefix_space": False}
+    return {key: off.get(key, _without(value, types)) for key, value in node.items()}
+
+
+def shared_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens two sequences have in common at their start."""
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
