@@ -53,7 +53,7 @@ class TreeLayout:
     ) -> torch.Tensor:
         if self.kept is not None:
             self.kept[layer] = (k_TGD, v_TGD)
-        return TreeAttention.apply(q_THD, k_TGD, v_TGD, self.pack, options)  # type: ignore[no-any-return]
+        return TreeAttention.apply(q_THD, k_TGD, v_TGD, self.pack, options)
 
 
 class TreeAttention(torch.autograd.Function):
@@ -151,9 +151,7 @@ def _gather(
     return _group(q_THD, queries_BN, groups), _group(k_TGD, keys_BK, groups), _group(v_TGD, keys_BK, groups)
 
 
-def _scores(
-    q: torch.Tensor, k: torch.Tensor, bias_BNK: torch.Tensor, options: AttentionOptions
-) -> torch.Tensor:
+def _scores(q: torch.Tensor, k: torch.Tensor, bias_BNK: torch.Tensor, options: AttentionOptions) -> torch.Tensor:
     """Scaled, capped and masked scores `(B * G, N * R, K)` in the type of the bias."""
     scores = torch.matmul(q, k.transpose(1, 2)).to(bias_BNK.dtype).mul_(options.scale)
     if options.softcap:

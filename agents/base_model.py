@@ -63,16 +63,23 @@ class BaseModel:
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device  # type: ignore[return-value]
+        return self.model.get_input_embeddings().weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.get_input_embeddings().weight.dtype  # type: ignore[return-value]
+        return self.model.get_input_embeddings().weight.dtype
 
     @property
     def context_length(self) -> int:
         """Tokens that the model can take at once."""
         return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 2**31))
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids that the model knows."""
+        return min(
+            self.model.get_input_embeddings().weight.shape[0], self.model.get_output_embeddings().weight.shape[0]
+        )
 
     @cached_property
     def end_tokens(self) -> tuple[int, ...]:
@@ -89,7 +96,9 @@ class BaseModel:
         for name, weight in sorted(self.model.state_dict().items()):
             sample = weight.detach().flatten()[:16].to("cpu", torch.float32)
             # Rounded to bfloat16, so that the same weights in float32 and bfloat16 are the same base.
-            digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.bfloat16().view(torch.int16).numpy().tobytes())
+            digest.update(
+                f"{name}{tuple(weight.shape)}".encode() + sample.bfloat16().view(torch.int16).numpy().tobytes()
+            )
         return digest.hexdigest()[:16]
 
     def weights_hash(self) -> str:
@@ -105,17 +114,11 @@ class BaseModel:
         Raises:
             ValueError: the name is taken.
         """
-        from .policy import LoraPolicy
-
-        if name in self.adapters:
-            raise ValueError(f"this base already has an adapter {name!r}; choose another name or `remove_lora` it")
         config = config or LoraConfig()
-        adapter = initial_adapter(target_modules(self.model, config), config)
-        self.adapters[name] = LoraPolicy(self, name, config, adapter)
-        return self.adapters[name]
+        return self._add(name, config, target_modules(self.model, config))
 
     def load_lora(self, name: str, folder: str | Path) -> LoraPolicy:
-        """An adapter from a PEFT folder, of any rank and of whichever target modules it has.
+        """An adapter from a PEFT folder, of any rank and of whichever linear layers it has.
 
         Raises:
             FileNotFoundError, ValueError: the folder holds no adapter that fits this base.
@@ -124,7 +127,10 @@ class BaseModel:
 
         saved = read_peft_config(Path(folder))
         targets = saved["target_modules"]
-        named = [n for n, m in self.model.named_modules() if isinstance(m, nn.Linear) and _matches(n, targets)]
+        linear = {n: m for n, m in self.model.named_modules() if isinstance(m, nn.Linear)}
+        named = {n: m for n, m in linear.items() if _matches(n, targets)}
+        if not named:
+            raise ValueError(f"{folder} adapts {targets}, and no linear layer of {self.name} is called so")
         config = LoraConfig(
             rank=saved["r"],
             alpha=saved["lora_alpha"],
@@ -132,13 +138,21 @@ class BaseModel:
             train_mlp=any("attn" not in n and n != "lm_head" for n in named),
             train_unembed="lm_head" in named,
         )
-        policy = self.add_lora(name, config)
+        policy = self._add(name, config, named)
         try:
             policy.load_adapter(folder)
         except Exception:
             self.remove_lora(name)
             raise
         return policy
+
+    def _add(self, name: str, config: LoraConfig, targets: dict[str, nn.Linear]) -> LoraPolicy:
+        from .policy import LoraPolicy
+
+        if name in self.adapters:
+            raise ValueError(f"this base already has an adapter {name!r}; choose another name or `remove_lora` it")
+        self.adapters[name] = LoraPolicy(self, name, config, initial_adapter(targets, config))
+        return self.adapters[name]
 
     def remove_lora(self, name: str) -> None:
         """Drops an adapter; samplers made from it keep their snapshot."""
@@ -159,12 +173,12 @@ class BaseModel:
             out = decoder(
                 input_ids=tokens_T[None], position_ids=positions_T[None], use_cache=False, layout=layout
             ).last_hidden_state[0]
-        return out  # type: ignore[no-any-return]
+        return out
 
     def logits(self, hidden_XH: torch.Tensor, adapter: Adapter | None) -> torch.Tensor:
         """Unnormalised log-probabilities `(X, V)` of the next token, in the head's own type."""
         with self.switch.using(adapter):
-            logits = self.model.get_output_embeddings()(hidden_XH)  # type: ignore[operator]
+            logits = self.model.get_output_embeddings()(hidden_XH)
         config = self.model.config.get_text_config()
         if scaling := getattr(config, "logits_scaling", None):
             logits = logits / scaling
@@ -188,8 +202,8 @@ class BaseModel:
         difference = (self.logits(hidden, None).float().log_softmax(-1) - expected.log_softmax(-1)).abs().mean().item()
         if not difference <= PROBE_TOLERANCE[self.dtype]:
             raise NotImplementedError(
-                f"{type(self.model).__name__} computes something that loragym's forward pass does not: mean difference of "
-                f"log-probabilities {difference:.3g} over {PROBE_TOKENS} tokens in {self.dtype}"
+                f"{type(self.model).__name__} computes something that loragym's forward pass does not: mean difference "
+                f"of log-probabilities {difference:.3g} over {PROBE_TOKENS} tokens in {self.dtype}"
             )
 
 

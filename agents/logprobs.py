@@ -20,7 +20,7 @@ def selected_logprobs(
     Returns:
         `(X,)` in float32 (float64 for float64 logits).
     """
-    return _SelectedLogprobs.apply(logits_UV, row_X, target_X, temperature)  # type: ignore[no-any-return]
+    return _SelectedLogprobs.apply(logits_UV, row_X, target_X, temperature)
 
 
 def tempered(logits_UV: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -23,6 +23,7 @@ from torch import nn
 PEFT_PREFIX = "base_model.model."
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
+MLP_NAMES = ("mlp", "feed_forward", "ffn", "expert")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ def target_modules(model: nn.Module, config: LoraConfig) -> dict[str, nn.Linear]
         elif parts[-1] in ("gate", "router"):  # a mixture's router stays as it is
             wanted = False
         else:
-            wanted = config.train_mlp and any("mlp" in p or "feed_forward" in p or "ffn" in p or "expert" in p for p in parts)
+            wanted = config.train_mlp and any(kind in part for kind in MLP_NAMES for part in parts)
         if wanted:
             targets[name] = module
     if not targets:
@@ -141,7 +142,7 @@ def target_modules(model: nn.Module, config: LoraConfig) -> dict[str, nn.Linear]
 def initial_adapter(targets: dict[str, nn.Linear], config: LoraConfig) -> Adapter:
     """A fresh adapter: A uniform with variance 1 / (3 in), whatever the rank; B zero. Float32 at least."""
     generator = torch.Generator().manual_seed(config.seed)
-    pairs = {}
+    pairs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for name, module in targets.items():
         device = module.weight.device
         dtype = torch.promote_types(module.weight.dtype, torch.float32)
@@ -189,14 +190,24 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the folder holds no adapter.
-        ValueError: the adapter is of a kind that this engine does not have.
+        ValueError: the file is damaged, or the adapter is of a kind that this engine does not have.
     """
     path = folder / ADAPTER_CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no LoRA adapter: {ADAPTER_CONFIG_FILE} is missing")
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("bias", "none") != "none":
-        raise ValueError(f"{path}: only plain LoRA adapters (no DoRA, no bias) can be loaded, got {config!r:.300}")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        kind, bias = config["peft_type"], config.get("bias", "none")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}); use another checkpoint") from error
+    extras = [name for name in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if config.get(name)]
+    if kind != "LORA" or bias != "none" or extras:
+        raise ValueError(
+            f"{path}: only plain LoRA adapters can be loaded, all of one rank and alpha and without biases; this one "
+            f"has peft_type {kind!r}, bias {bias!r}{''.join(f', {name} {config[name]!r}' for name in extras)}"
+        )
+    if lacking := [name for name in ("r", "lora_alpha", "target_modules") if not config.get(name)]:
+        raise ValueError(f"{path} is damaged: it has no {' and no '.join(lacking)}; use another checkpoint")
     return config
 
 
@@ -223,7 +234,11 @@ def load_peft_tensors(folder: Path, expected: dict[str, torch.Tensor], *, finger
             "load the base that its adapter_config.json names"
         )
     missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    wrong = [f"{n}: {tuple(tensors[n].shape)} where {tuple(t.shape)} is expected" for n, t in expected.items() if n in tensors and tensors[n].shape != t.shape]
+    wrong = [
+        f"{n}: {tuple(tensors[n].shape)} where {tuple(t.shape)} is expected"
+        for n, t in expected.items()
+        if n in tensors and tensors[n].shape != t.shape
+    ]
     if missing or unknown or wrong:
         raise ValueError(
             f"{path} does not fit this model and LoraConfig: {len(missing)} tensors missing {missing[:2]}, "

@@ -50,9 +50,7 @@ def importance_sampling(p: torch.Tensor, inputs: TokenInputs) -> torch.Tensor:
 
 
 @register_loss
-def ppo(
-    p: torch.Tensor, inputs: TokenInputs, clip_low: float = 0.2, clip_high: float = 0.2
-) -> torch.Tensor:
+def ppo(p: torch.Tensor, inputs: TokenInputs, clip_low: float = 0.2, clip_high: float = 0.2) -> torch.Tensor:
     """-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), token by token (Schulman et al. 2017, eq. 7)."""
     ratio = torch.exp(p - inputs.sampler_logprobs)
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)

@@ -6,6 +6,7 @@ Suffixes: `N` positions of one datum, `X` trained tokens of a pack, `U` distinct
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +83,9 @@ class Datum:
         for name in ("targets", "weights", "logprobs", "advantages", "mask"):
             values = getattr(self, name)
             if values is not None and len(values) != length:
-                raise ValueError(f"datum: {name} has {len(values)} entries where tokens has {length}; they go by position")
+                raise ValueError(
+                    f"datum: {name} has {len(values)} entries where tokens has {length}; they go by position"
+                )
 
     @classmethod
     def supervised(cls, tokens: Sequence[int], weights: Sequence[float]) -> Datum:
@@ -202,7 +205,7 @@ class LoraPolicy:
         if not torch.isfinite(norm):
             self.zero_grad()
             raise NonFiniteError(
-                f"gradient norm of policy {self.name!r} is {norm.item()} at update {self.version}; the weights are "
+                f"gradient norm of policy {self.name!r} is {norm.item()} after {self.version} updates; the weights are "
                 "unchanged. Usual causes: a learning rate that is too high, importance ratios that exploded"
             )
         if params.grad_clip_norm:
@@ -214,9 +217,10 @@ class LoraPolicy:
                 eps=params.eps,
                 weight_decay=params.weight_decay,
             )
+        # Counted first: an interrupt in the middle of the update must not leave weights that pass for the old ones.
+        self.version += 1
         self._optimizer.step()
         self.zero_grad()
-        self.version += 1
         return {"grad_norm": norm.item(), "learning_rate": params.learning_rate}
 
     def zero_grad(self) -> None:
@@ -243,17 +247,23 @@ class LoraPolicy:
         )
 
     def load_adapter(self, folder: str | Path) -> None:
-        """Takes the weights of a PEFT folder; the optimiser starts afresh.
+        """Takes the weights of a PEFT folder; the optimiser starts afresh, without gradients.
 
         Raises:
-            FileNotFoundError, ValueError: no adapter there, or it does not fit this base, rank and targets.
+            FileNotFoundError, ValueError: no adapter there, or it does not fit this base, rank, alpha and targets.
         """
-        read_peft_config(Path(folder))
+        saved = read_peft_config(Path(folder))
         expected = self.adapter.tensors()
         tensors = load_peft_tensors(Path(folder), expected, fingerprint=self.base.fingerprint)
+        if not math.isclose(saved["lora_alpha"] / saved["r"], self.adapter.scale):
+            raise ValueError(
+                f"{folder} was trained with lora_alpha {saved['lora_alpha']}, this policy has {self.config.alpha}; "
+                "make it with a LoraConfig of that alpha, or use `BaseModel.load_lora`"
+            )
         with torch.no_grad():
             for name, tensor in tensors.items():
                 expected[name].copy_(tensor)
+        self.zero_grad()
         self._optimizer = self._new_optimizer()
 
     def save_state(self, folder: str | Path) -> None:
@@ -280,7 +290,7 @@ class LoraPolicy:
             for needed in (OPTIMIZER_FILE, POLICY_FILE):
                 if not (folder / needed).is_file():
                     raise FileNotFoundError(
-                        f"{folder} has no {needed}; it is an adapter without its optimiser: load it with_optimizer=False"
+                        f"{folder} has no {needed}; to take its adapter without the optimiser: with_optimizer=False"
                     )
             try:
                 moments = load_file(folder / OPTIMIZER_FILE)
@@ -303,6 +313,8 @@ class LoraPolicy:
 
     def _logprobs(self, batch: _Batch, pack: Pack, temperature: float) -> torch.Tensor:
         """Log-probabilities `(X,)` of a pack's trained targets, member after member."""
+        if not temperature > 0:
+            raise ValueError(f"a temperature to score at is above 0, got {temperature}")
         hidden_TH = self.base.hidden_states(pack.tokens_T, pack.positions_T, TreeLayout(pack), self.adapter)
         nodes_X = np.concatenate([path[batch.trained[m]] for m, path in zip(pack.members, pack.paths, strict=True)])
         targets_X = np.concatenate([np.asarray(batch.data[m].targets)[batch.trained[m]] for m in pack.members])
@@ -310,8 +322,7 @@ class LoraPolicy:
         device = self.base.device
         hidden_UH = hidden_TH.index_select(0, torch.as_tensor(nodes_U, device=device))
         order_X = np.argsort(row_X, kind="stable")
-        vocabulary = self.base.model.get_output_embeddings().weight.shape[0]  # type: ignore[union-attr]
-        chunk = max(1, LOGITS_BYTES // (4 * int(vocabulary)))
+        chunk = max(1, LOGITS_BYTES // (4 * self.base.vocabulary))
 
         def of_chunk(hidden: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             return selected_logprobs(self.base.logits(hidden, self.adapter), rows, targets, temperature)
@@ -342,7 +353,9 @@ class LoraPolicy:
         leaves = scored if one_pass else [p.detach().requires_grad_() for p in scored]
         each: list[torch.Tensor] = [leaves[0].new_zeros(0)] * len(batch.data)
         for pack, p_X in zip(batch.packs, leaves, strict=True):
-            for member, part in zip(pack.members, p_X.split([len(batch.trained[m]) for m in pack.members]), strict=True):
+            for member, part in zip(
+                pack.members, p_X.split([len(batch.trained[m]) for m in pack.members]), strict=True
+            ):
                 each[member] = part
             batch.keep(logprobs, pack, p_X)
         value, metrics = loss(each, batch.data)
@@ -370,6 +383,12 @@ class _Batch:
                     f"datum {index} has {len(datum.tokens)} tokens, the context of {policy.base.name} is {context}; "
                     "truncate or drop it"
                 )
+            ids = np.concatenate([np.asarray(datum.tokens), np.asarray(datum.targets)[self.trained[index]]])
+            if ids.min() < 0 or ids.max() >= policy.base.vocabulary:
+                raise ValueError(
+                    f"datum {index} has token ids from {ids.min()} to {ids.max()}, the vocabulary of "
+                    f"{policy.base.name} goes from 0 to {policy.base.vocabulary - 1}; mask targets that are not to be trained on instead"
+                )
         used = [index for index in range(len(data)) if len(self.trained[index])]
         packs = pack_sequences(
             [list(data[i].tokens[: self.trained[i][-1] + 1]) for i in used],
@@ -380,9 +399,7 @@ class _Batch:
         for pack in packs:
             pack.members[:] = [used[m] for m in pack.members]
 
-    def inputs(
-        self, pack: Pack, shares: Sequence[float], like: torch.Tensor
-    ) -> tuple[TokenInputs, torch.Tensor]:
+    def inputs(self, pack: Pack, shares: Sequence[float], like: torch.Tensor) -> tuple[TokenInputs, torch.Tensor]:
         """The trained tokens' inputs and shares, in the order of `_logprobs`."""
 
         def column(name: str) -> torch.Tensor:
@@ -426,6 +443,6 @@ def _check_fields(data: Sequence[Datum], loss: str) -> None:
 def _check_finite(value: torch.Tensor, loss: str) -> None:
     if not torch.isfinite(value):
         raise NonFiniteError(
-            f"the loss {loss!r} is {value.item()}; the weights are unchanged. Check the datums' logprobs, advantages and "
-            "weights for NaN, and the learning rate"
+            f"the loss {loss!r} is {value.item()}; the weights are unchanged. Check the datums' logprobs, advantages "
+            "and weights for NaN, and the learning rate"
         )

@@ -111,19 +111,26 @@ def draw(
 
     Returns:
         Tokens and their log-probabilities under the distribution drawn from.
+
+    Raises:
+        ValueError: logits are NaN or infinite, so that there is no distribution to draw from.
     """
     temperatures = {p.temperature for p in params_U}
     device = logits_UV.device
     rows = torch.as_tensor(np.asarray(row_S), device=device)
     if temperatures == {0.0}:
-        return logits_UV.argmax(-1)[rows].tolist(), [0.0] * len(row_S)
+        largest_U, likeliest_U = logits_UV.max(-1)
+        _check_finite(largest_U)
+        return likeliest_U[rows].tolist(), [0.0] * len(row_S)
     scaled = tempered(logits_UV, 1.0)
     if temperatures != {1.0}:
-        scaled /= torch.as_tensor([p.temperature or 1.0 for p in params_U], device=device)[:, None]
+        divisors = [p.temperature or 1.0 for p in params_U]
+        scaled /= torch.as_tensor(divisors, dtype=scaled.dtype, device=device)[:, None]
     for row, params in enumerate(params_U):
         if params.temperature and (params.top_k or params.top_p < 1):
             scaled[row] = truncated(scaled[row], params.top_k, params.top_p)
     lse_U = scaled.logsumexp(-1)
+    _check_finite(lse_U)
     probabilities = torch.exp(scaled - lse_U[:, None])
     probabilities = torch.nn.functional.pad(probabilities, (0, -probabilities.shape[1] % DRAW_BLOCK))
     blocks = probabilities.view(len(params_U), -1, DRAW_BLOCK)
@@ -142,6 +149,14 @@ def draw(
     greedy = torch.as_tensor([p.temperature == 0 for p in params_U], device=device)[rows]
     tokens = torch.where(greedy, logits_UV.argmax(-1)[rows], tokens)
     return tokens.tolist(), torch.where(greedy, 0.0, logprobs.double()).tolist()
+
+
+def _check_finite(values_U: torch.Tensor) -> None:
+    if not torch.isfinite(values_U).all():
+        raise ValueError(
+            "the logits to sample from are NaN or infinite: look at the adapter's last updates (learning rate, "
+            "gradient norm), or at a temperature too close to 0 (0 itself is greedy)"
+        )
 
 
 def truncated(scaled_V: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:

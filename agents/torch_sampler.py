@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -91,6 +91,10 @@ class TorchSampler:
         max_concurrent: int = 256,
         prefill_tokens: int = 4096,
     ) -> None:
+        if max_concurrent < 1 or prefill_tokens < 1:
+            raise ValueError(
+                f"max_concurrent and prefill_tokens are at least 1, got {max_concurrent}, {prefill_tokens}"
+            )
         self.base = base
         self.adapter = adapter
         self.version = version
@@ -103,6 +107,7 @@ class TorchSampler:
         self._tickets = 0
         self._finished: dict[int, dict[int, Completion]] = {}
         self._wanted: dict[int, int] = {}
+        self._unclaimed: dict[int, list[Completion]] = {}
         self._seeds = np.random.SeedSequence()
 
     def sample(
@@ -120,15 +125,19 @@ class TorchSampler:
             seed = None if params.seed is None else params.seed + index * 0x9E3779B9
             tickets.append(self.submit(prompt, replace(params, seed=seed), n))
         done: dict[int, list[Completion]] = {}
-        while len(done) < len(tickets):
+        others: dict[int, list[Completion]] = {}
+        while not done.keys() >= set(tickets):
             done.update(self.step())
+            others |= {ticket: done.pop(ticket) for ticket in done.keys() - set(tickets)}
+        # Requests that were submitted apart and finished meanwhile: the next `step` hands them out.
+        self._unclaimed |= others
         return [done[ticket] for ticket in tickets]
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, n: int = 1) -> int:
         """Queues a request for `n` completions of one prompt; returns its ticket.
 
         Raises:
-            ValueError: the prompt is empty or leaves no room in the context.
+            ValueError: the prompt is empty, leaves no room in the context or has a token that the model does not know.
         """
         context = self.base.context_length
         if n < 1:
@@ -137,8 +146,13 @@ class TorchSampler:
             raise ValueError("the prompt has no token; a chat prompt comes from Renderer.build_generation_prompt")
         if len(prompt) >= context:
             raise ValueError(
-                f"the prompt has {len(prompt)} tokens and the context of {self.base.name} is {context}: there is no room "
-                "for a reply; shorten the conversation or choose a model with a longer context"
+                f"the prompt has {len(prompt)} tokens and the context of {self.base.name} is {context}: there is no "
+                "room for a reply; shorten the conversation or choose a model with a longer context"
+            )
+        if min(prompt) < 0 or max(prompt) >= self.base.vocabulary:
+            raise ValueError(
+                f"the prompt has token ids from {min(prompt)} to {max(prompt)}, the vocabulary of {self.base.name} goes "
+                f"from 0 to {self.base.vocabulary - 1}; is it another model's tokenizer?"
             )
         room = context - len(prompt)
         stop = self.base.end_tokens if params.stop is None else params.stop
@@ -154,8 +168,8 @@ class TorchSampler:
 
     @property
     def pending(self) -> int:
-        """Requests not finished yet."""
-        return len(self._wanted)
+        """Requests not handed out yet."""
+        return len(self._wanted) + len(self._unclaimed)
 
     @torch.no_grad()
     def step(self) -> dict[int, list[Completion]]:
@@ -163,7 +177,7 @@ class TorchSampler:
         admitted = self._admit()
         if self._rows and not admitted:
             self._decode()
-        done = {}
+        done, self._unclaimed = self._unclaimed, {}
         for ticket in [t for t, n in self._wanted.items() if len(self._finished[t]) == n]:
             del self._wanted[ticket]
             completions = self._finished.pop(ticket)
@@ -250,13 +264,13 @@ class TorchSampler:
             for row, parts in zip(rows, parted, strict=True)
         ]
 
-    def _stop_reason(self, sample: _Sample, params: SamplingParams) -> str | None:
+    def _stop_reason(self, sample: _Sample, params: SamplingParams) -> Literal["stop", "length"] | None:
         stop = params.stop or ()
         if stop and isinstance(stop[0], str):
             # Every token spells at least one byte, so a stop string that ends here lies in this many last tokens.
-            reach = max(len(s.encode()) for s in stop)  # type: ignore[union-attr]
+            reach = max(len(s.encode()) for s in stop)
             text = self.base.tokenizer.decode(sample.tokens[-reach:], skip_special_tokens=False)
-            if any(s in text for s in stop):  # type: ignore[operator]
+            if any(s in text for s in stop):
                 return "stop"
         elif sample.tokens[-1] in stop:
             return "stop"
@@ -419,6 +433,8 @@ class _WaveRows:
             scores = torch.tanh(scores / options.softcap).mul_(options.softcap)
         scores += self.bias_BLT(options.window, wide, L)[:, None, None]
         p = scores.softmax(-1).to(q_BHD.dtype)
-        p_PGXL = p[..., :L].reshape(B, G, R, L)[self.place_PW].view(P, W, G, R, L).transpose(1, 2).reshape(P, G, W * R, L)
+        p_PGXL = (
+            p[..., :L].reshape(B, G, R, L)[self.place_PW].view(P, W, G, R, L).transpose(1, 2).reshape(P, G, W * R, L)
+        )
         from_prompt = torch.matmul(p_PGXL, prompt_v).view(P, G, W, R, D).transpose(1, 2).reshape(P * W, G, R, D)
         return (from_prompt[self.back_B] + torch.matmul(p[..., L:], tail_v_BGTD)).view(B, H, D)

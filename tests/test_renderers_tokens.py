@@ -112,6 +112,19 @@ def test_text_of_sentencepiece_makes_comes_back_without_a_marker(make: str, text
     assert tokenizer.decode(tokenizer.encode_text(text)) == text
 
 
+def test_the_text_of_a_special_token_is_encoded_as_if_there_were_no_such_token() -> None:
+    without = byte_level().encode("over <|end|>").ids
+    assert byte_level(AddedToken("<|end|>", special=True)).encode("over <|end|>").ids != without
+    assert TextTokenizer(MAKES["byte-level"]).encode_text("over <|end|>") == without
+
+
+def test_no_space_is_put_before_a_piece_of_text() -> None:
+    backend = byte_level()
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer = TextTokenizer(backend)
+    assert tokenizer.decode(tokenizer.encode_text("the cat")) == "the cat"
+
+
 def test_a_long_run_of_forged_tokens_is_text() -> None:
     tokenizer = TextTokenizer(MAKES["merges lead to a special token"])
     text = "<|end|>" * 5000

@@ -1,0 +1,61 @@
+"""The main job: a small instruct model learns arithmetic by reinforcement learning, on a laptop's CPU.
+
+A few supervised steps teach it the form of an answer; the right answers it finds by itself, from the reward alone.
+
+    python -m loragym.recipes.rl_basic
+    python -m loragym.recipes.rl_basic --env-kwargs '{"high": 9}' --steps 40 --run-dir runs/one-digit
+    python -m loragym.recipes.rl_basic --env my_module:Mine-v0 --warmup-steps 0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tyro
+
+from loragym.trainers import RLConfig, rl
+
+MAIN_JOB = RLConfig(
+    run_dir="runs/rl_basic",
+    env="loragym/Arithmetic-v0",
+    env_kwargs={"high": 20},
+    steps=60,
+    problems_per_step=32,
+    group_size=8,
+    max_tokens=8,
+    learning_rate=1e-4,
+    warmup_steps=15,
+    warmup_learning_rate=3e-4,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    config = tyro.cli(RLConfig, default=MAIN_JOB, description=__doc__, args=argv)
+    print_summary(config, rl.train(config))
+
+
+def print_summary(config: RLConfig, summary: dict[str, Any]) -> None:
+    stages = {
+        "before": summary["before"],
+        "after the warm-up": summary["after_warmup"],
+        "at the end": summary["after"],
+    }
+    print("\nHeld-out problems")
+    for stage, metrics in stages.items():
+        if metrics:
+            print(f"  {stage:18}{rl.evaluation_line(metrics)}")
+    print(
+        f"Reward of the sampled episodes: {summary['first_reward']:.3f} in the first step, "
+        f"{summary['last_reward']:.3f} over the last five\n"
+        f"{summary['minutes']:.1f} minutes, {summary['sampled_tokens_per_second']:.0f} tokens/s sampled, "
+        f"{summary['trained_tokens_per_second']:.0f} tokens/s trained, {summary['peak_memory_mib']:.0f} MiB at most\n\n"
+        f"The run is in {config.run_dir}\n"
+        f"  curves:      loragym plot {config.run_dir}      or: tensorboard --logdir {config.run_dir}\n"
+        f"  chat:        loragym chat {config.run_dir}\n"
+        f"  start anew:  run the same command with --fresh"
+    )
+
+
+if __name__ == "__main__":
+    main()

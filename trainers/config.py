@@ -1,0 +1,76 @@
+"""What all trainers are told: the model, its adapter, the run directory. Field docs are the command line's help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..agents import AdamParams, BaseModel, LoraConfig, LoraPolicy
+
+SCHEDULES = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+}
+"""Factor of the learning rate by the share of the run that is done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Fields that every trainer has."""
+
+    run_dir: str
+    """Directory of the run; running the same command again resumes it."""
+    fresh: bool = False
+    """Delete the run directory and start anew."""
+    model: str = "smollm2-135m-instruct"
+    """Base model: a bundled name, a local directory or a hub id."""
+    renderer: str | None = None
+    """Chat format by name; by default the model's own."""
+    device: str = "auto"
+    """Torch device; auto takes a GPU if there is one."""
+    dtype: str = "auto"
+    """Type of the base's weights: auto, float32 or bfloat16."""
+    threads: int = 0
+    """CPU threads; 0 leaves torch's own choice."""
+    lora_rank: int = 32
+    """Rank of the adapter."""
+    seed: int = 0
+    """Seed of the adapter, the problems and the sampling."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    grad_clip_norm: float = 1.0
+    """Scale gradients down to this norm; 0 for no limit."""
+    save_every: int = 20
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints to keep."""
+
+    def __post_init__(self) -> None:
+        for name in ("save_every", "keep_checkpoints", "lora_rank"):
+            at_least(self, name, 1)
+
+    def load_policy(self) -> LoraPolicy:
+        """The base model with a fresh adapter."""
+        if self.threads:
+            import torch
+
+            torch.set_num_threads(self.threads)
+        base = BaseModel.load(self.model, device=self.device, dtype=self.dtype)
+        return base.add_lora("policy", LoraConfig(rank=self.lora_rank, seed=self.seed))
+
+    def adam(self, learning_rate: float) -> AdamParams:
+        return AdamParams(
+            learning_rate=learning_rate, weight_decay=self.weight_decay, grad_clip_norm=self.grad_clip_norm
+        )
+
+
+def at_least(config: object, name: str, least: float) -> None:
+    """Raises ValueError if the field is below `least`."""
+    if getattr(config, name) < least:
+        raise ValueError(f"{name.replace('_', '-')} is at least {least}, got {getattr(config, name)}")
+
+
+def one_of(config: object, name: str, choices: object) -> None:
+    """Raises ValueError if the field is none of `choices`."""
+    known = sorted(choices)  # type: ignore[call-overload]
+    if getattr(config, name) not in known:
+        raise ValueError(f"{name.replace('_', '-')} is one of {known}, got {getattr(config, name)!r}")

@@ -1,0 +1,73 @@
+"""Held-out problems and how well a policy does on them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import load_env_creator
+
+from ..agents import SamplingParams
+from ..renderers import Renderer
+from .data import episode_metrics
+from .rollouts import EnvPool, Sampler, Task, collect, sampling_seed
+
+HELD_OUT = 0x7E57
+"""First coordinate of the seeds of held-out problems; training seeds begin with the run's own."""
+
+
+def check_env_id(env_id: str, kwargs: Mapping[str, Any]) -> None:
+    """Makes the environment once, so that a wrong id or argument shows before a model loads.
+
+    Raises:
+        ValueError: it cannot be made; the error says why.
+    """
+    try:
+        gymnasium.make(env_id, disable_env_checker=True, **kwargs).close()
+    except (gymnasium.error.Error, TypeError, ValueError, ImportError) as error:
+        raise ValueError(
+            f"cannot make the environment {env_id!r} with {dict(kwargs)}: {error}. An environment of your own is named "
+            "as 'your_module:YourId-v0', so that the module that registers it is imported"
+        ) from error
+
+
+def takes_split(env_id: str) -> bool:
+    """Whether the environment has held-out problems: an argument `split`."""
+    entry_point = gymnasium.spec(env_id).entry_point
+    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    return creator is not None and "split" in inspect.signature(creator).parameters
+
+
+def held_out_tasks(env_id: str, kwargs: Mapping[str, Any], count: int) -> list[Task]:
+    """`count` problems that training does not use: of the split `test` if there is one, else of other seeds.
+
+    Numbered problems are taken evenly from the whole split, each once.
+    """
+    if takes_split(env_id):
+        kwargs = {**kwargs, "split": "test"}
+    env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
+    available = getattr(env.unwrapped, "num_problems", None)
+    env.close()
+    if available is None:
+        return [Task(env_id, kwargs, seed=sampling_seed(HELD_OUT, i) % 2**31) for i in range(count)]
+    indices = np.unique(np.linspace(0, available - 1, min(count, available)).astype(int)).tolist()
+    return [Task(env_id, kwargs, seed=sampling_seed(HELD_OUT, i) % 2**31, options={"index": i}) for i in indices]
+
+
+def evaluate(
+    sampler: Sampler,
+    renderer: Renderer,
+    tasks: Sequence[Task],
+    params: SamplingParams,
+    *,
+    context_length: int,
+    pool: EnvPool | None = None,
+) -> dict[str, float]:
+    """Means over one episode of each task; the same tasks and parameters give the same figures."""
+    groups = collect(
+        sampler, renderer, tasks, 1, params, seed=(HELD_OUT,), context_length=context_length, pool=pool
+    )
+    return {name: value for name, value in episode_metrics(groups).items() if not name.startswith("groups/")}

@@ -1,0 +1,93 @@
+"""The loop that all trainers share: resume, step, log, save, and leave a resumable run whatever happens.
+
+A step is a function of its number and the weights alone; problems, order and sampling follow from the config's seed. So
+a run that goes on from a checkpoint takes the very steps that it would have taken.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..agents import LoraPolicy
+from .config import RunConfig
+from .display import Column, StepTable
+from .run_directory import RunDirectory, read_metrics
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user stopped the run; the message says how to go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What came of one step: figures to log, and conversations to keep."""
+
+    metrics: dict[str, float]
+    transcripts: list[dict[str, Any]] = field(default_factory=list)
+
+
+Step = Callable[[int, StepTable], StepResult]
+
+
+def run_steps(
+    run: RunDirectory, config: RunConfig, policy: LoraPolicy, step: Step, total: int, columns: Sequence[Column]
+) -> None:
+    """Takes the steps that are left of `total`, then saves.
+
+    Raises:
+        Interrupted: on Ctrl-C, after saving what is done.
+        Exception: whatever a step raised, with a note on where the run can be resumed.
+    """
+    newest = run.checkpoints.latest()
+    start = 0
+    if newest is not None:
+        start, folder = newest
+        policy.load_state(folder)
+    run.start(start)
+    rows = read_metrics(run.path)
+    before = rows[-1]["time/elapsed"] if rows else 0.0
+    began = time.monotonic()
+    saved = number = start
+    version = policy.version
+
+    def save(at: int) -> None:
+        nonlocal saved
+        run.checkpoints.save(at, policy.save_state, {"version": policy.version})
+        saved = at
+
+    with StepTable(columns, total, start) as table:
+        if start:
+            table.say(f"resuming {run.path} at step {start} of {total}")
+        try:
+            for number in range(start, total):
+                version = policy.version
+                step_began = time.monotonic()
+                result = step(number, table)
+                now = time.monotonic()
+                times = {"time/step": now - step_began, "time/elapsed": before + now - began}
+                run.log(number, {**result.metrics, **times})
+                run.log_transcripts(number, result.transcripts)
+                table.row(number, {**result.metrics, **times})
+                if (number + 1) % config.save_every == 0 or number + 1 == total:
+                    save(number + 1)
+        except BaseException as error:
+            # Weights in the middle of a step are those of no step; then the last checkpoint has to do.
+            if policy.version == version and number > saved:
+                policy.zero_grad()
+                save(number)
+            where = f"the run is saved at step {saved} of {total} in {run.path}; run the same command again to go on"
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted(f"stopped: {where}") from None
+            error.add_note(where)
+            raise
+
+
+def peak_memory_mib() -> float:
+    """Most memory that this process has held, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

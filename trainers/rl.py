@@ -1,0 +1,271 @@
+"""Reinforcement learning from groups of episodes: sample, compare within the group, update (GRPO and its kin).
+
+A run may begin with a short supervised warm-up on the environment's own reference answers. Each step's problems and
+samples follow from the seed and the step's number.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import numpy as np
+
+from ..agents import LOSSES, Datum, LoraPolicy, SamplingParams
+from ..agents.losses import NORMALIZATIONS
+from ..renderers import get_renderer
+from .config import SCHEDULES, RunConfig, at_least, one_of
+from .conversations import reference_conversation
+from .data import agreement_metrics, episode_metrics, training_data
+from .display import Column, StepTable
+from .evaluation import check_env_id, evaluate, held_out_tasks
+from .json_argument import JSON_OBJECT
+from .loop import StepResult, peak_memory_mib, run_steps
+from .rollouts import EnvPool, EpisodeGroup, Task, collect, sampling_seed
+from .run_directory import RunDirectory, read_metrics, transcript_rows
+
+COLUMNS = (
+    Column("reward", "reward", ".3f"),
+    Column("nll", "warmup/nll", ".3f"),
+    Column("KL", "kl_v1", ".4f"),
+    Column("entropy", "entropy", ".3f"),
+    Column("mixed", "groups/mixed", ".2f"),
+    Column("grad", "grad_norm", ".2f"),
+    Column("tokens/s", "tokens_per_second", ".0f"),
+    Column("seconds", "time/step", ".1f"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLConfig(RunConfig):
+    """A reinforcement learning run."""
+
+    run_dir: str = "runs/rl"
+    """Directory of the run; running the same command again resumes it."""
+    env: str = "loragym/Arithmetic-v0"
+    """Gymnasium id of the environment; your own as 'your_module:YourId-v0'."""
+    env_kwargs: Annotated[dict[str, Any], JSON_OBJECT] = field(default_factory=dict)
+    """Arguments of the environment, as JSON."""
+    steps: int = 100
+    """Reinforcement learning steps."""
+    problems_per_step: int = 32
+    """Different problems in a step."""
+    group_size: int = 8
+    """Episodes of each problem; their mean reward is the baseline."""
+    max_tokens: int = 64
+    """Most tokens of one reply."""
+    temperature: float = 1.0
+    """Sampling temperature; the learner scores at the same one."""
+    learning_rate: float = 1e-4
+    """Learning rate of the reinforcement learning steps."""
+    schedule: str = "constant"
+    """Learning rate over the run: constant or linear (to 0)."""
+    loss: str = "importance_sampling"
+    """Loss: importance_sampling, ppo, or one that you registered."""
+    loss_config: Annotated[dict[str, Any], JSON_OBJECT] = field(default_factory=dict)
+    """Arguments of the loss, as JSON, such as {"clip_high": 0.28} for ppo."""
+    normalization: str = "token"
+    """How token losses add up: token (mean over tokens), sequence (mean of means) or sum."""
+    num_substeps: int = 1
+    """Updates per step, each on its share of the groups; more than 1 wants the ppo loss."""
+    divide_by_deviation: bool = False
+    """Divide advantages by the group's standard deviation."""
+    warmup_steps: int = 0
+    """Supervised steps on reference answers before reinforcement learning."""
+    warmup_batch: int = 32
+    """Examples in a warm-up step."""
+    warmup_learning_rate: float = 3e-4
+    """Learning rate of the warm-up."""
+    max_concurrent: int = 256
+    """Most episodes being sampled at once."""
+    eval_every: int = 20
+    """Steps between evaluations on held-out problems; 0 evaluates only at the ends."""
+    eval_problems: int = 200
+    """Held-out problems of an evaluation."""
+    transcripts_per_step: int = 2
+    """Groups whose first conversations are kept in each step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "problems_per_step", "max_tokens", "num_substeps", "max_concurrent"):
+            at_least(self, name, 1)
+        for name in ("warmup_steps", "eval_every", "transcripts_per_step", "learning_rate", "eval_problems"):
+            at_least(self, name, 0)
+        at_least(self, "group_size", 2)
+        one_of(self, "schedule", SCHEDULES)
+        one_of(self, "loss", LOSSES.keys() - {"cross_entropy"})
+        one_of(self, "normalization", NORMALIZATIONS)
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is above 0, or all episodes of a group are the same; got {self.temperature}")
+
+
+def train(config: RLConfig) -> dict[str, Any]:
+    """Runs or resumes a run to its end; returns its summary.
+
+    Raises:
+        ValueError: the config or the environment cannot be used; raised before the model loads.
+        RunError: the run directory cannot be used.
+        Interrupted: stopped by Ctrl-C, after saving.
+    """
+    check_env_id(config.env, config.env_kwargs)
+    with RunDirectory(config.run_dir, config, fresh=config.fresh) as run:
+        if (summary := run.summary) is not None:
+            return summary
+        trainer = RLTrainer(config, config.load_policy())
+        total = config.warmup_steps + config.steps
+        run_steps(run, config, trainer.policy, trainer.step, total, COLUMNS)
+        final = trainer.evaluate()
+        rows = read_metrics(run.path)
+        run.log(total, {**final, "time/elapsed": rows[-1]["time/elapsed"]})
+        summary = summarize([*rows, {"step": total, **final}], config)
+        run.finish(summary)
+        return summary
+
+
+class RLTrainer:
+    """One run's policy and the steps that improve it."""
+
+    def __init__(self, config: RLConfig, policy: LoraPolicy) -> None:
+        self.config = config
+        self.policy = policy
+        self.renderer = get_renderer(policy.base.tokenizer, config.renderer)
+        self.pool = EnvPool()
+        self.held_out = held_out_tasks(config.env, config.env_kwargs, config.eval_problems)
+
+    def step(self, number: int, table: StepTable) -> StepResult:
+        """Takes step `number`: of the warm-up, then of reinforcement learning."""
+        metrics = self._evaluation_due(number, table)
+        if number < self.config.warmup_steps:
+            return StepResult({**metrics, **self._warm_up(number)})
+        result = self._reinforce(number)
+        return StepResult({**metrics, **result.metrics}, result.transcripts)
+
+    def evaluate(self) -> dict[str, float]:
+        """Held-out figures, greedy and at temperature 1, as `test/greedy/...` and `test/sampled/...`."""
+        if not self.held_out:
+            return {}
+        metrics = {}
+        for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
+            figures = evaluate(
+                self._sampler(),
+                self.renderer,
+                self.held_out,
+                SamplingParams(max_tokens=self.config.max_tokens, temperature=temperature),
+                context_length=self.policy.base.context_length,
+                pool=self.pool,
+            )
+            metrics |= {f"test/{name}/{key}": value for key, value in figures.items()}
+        return metrics
+
+    def _evaluation_due(self, number: int, table: StepTable) -> dict[str, float]:
+        """Figures before step `number`, at the ends of the warm-up and every `eval_every` steps between."""
+        every, learning = self.config.eval_every, number - self.config.warmup_steps
+        if number and learning and not (every and learning > 0 and learning % every == 0):
+            return {}
+        metrics = self.evaluate()
+        if metrics:
+            table.say(f"after {number} steps, held out: {evaluation_line(metrics)}")
+        return metrics
+
+    def _warm_up(self, number: int) -> dict[str, float]:
+        """One supervised step on reference answers."""
+        config = self.config
+        data = [self._reference_example(task) for task in self._tasks(number, config.warmup_batch)]
+        out = self.policy.forward_backward(data, "cross_entropy", normalization="token")
+        metrics = self.policy.optim_step(config.adam(config.warmup_learning_rate))
+        return {"warmup/nll": out.loss, **metrics}
+
+    def _reinforce(self, number: int) -> StepResult:
+        config, began = self.config, time.monotonic()
+        groups = collect(
+            self._sampler(),
+            self.renderer,
+            self._tasks(number, config.problems_per_step),
+            config.group_size,
+            SamplingParams(max_tokens=config.max_tokens, temperature=config.temperature),
+            seed=(config.seed, number),
+            context_length=self.policy.base.context_length,
+            pool=self.pool,
+        )
+        sampled = time.monotonic()
+        metrics = episode_metrics(groups) | self._update(groups, number)
+        metrics["time/sample"], metrics["time/update"] = sampled - began, time.monotonic() - sampled
+        metrics["tokens_per_second"] = metrics["sampled_tokens"] / (time.monotonic() - began)
+        kept = [(g.task, e) for g in groups[: config.transcripts_per_step] for e in g.episodes[:2]]
+        rows = transcript_rows([(f"{task.env_id} seed {task.seed}", e.reward, e.messages) for task, e in kept])
+        return StepResult(metrics, rows)
+
+    def _update(self, groups: Sequence[EpisodeGroup], number: int) -> dict[str, float]:
+        """One update for each share of the groups; a share without a mixed group is skipped and counted."""
+        config = self.config
+        progress = (number - config.warmup_steps) / config.steps
+        adam = config.adam(config.learning_rate * SCHEDULES[config.schedule](progress))
+        metrics: dict[str, float] = {"updates_skipped": 0.0, "groups/dropped": 0.0}
+        data: list[Datum] = []
+        logprobs: list[np.ndarray] = []
+        for share in np.array_split(np.arange(len(groups)), config.num_substeps):
+            datums, dropped = training_data([groups[i] for i in share], by_deviation=config.divide_by_deviation)
+            metrics["groups/dropped"] += dropped["groups/dropped"]
+            if not datums:
+                metrics["updates_skipped"] += 1
+                continue
+            out = self.policy.forward_backward(
+                datums,
+                config.loss,
+                config.loss_config,
+                normalization=config.normalization,  # type: ignore[arg-type]
+                temperature=config.temperature,
+            )
+            metrics |= out.metrics | self.policy.optim_step(adam) | {"loss": out.loss}
+            data += datums
+            logprobs += out.logprobs
+        return metrics | (agreement_metrics(data, logprobs) if data else {})
+
+    def _tasks(self, number: int, count: int) -> list[Task]:
+        seeds = [sampling_seed(self.config.seed, number, i) % 2**31 for i in range(count)]
+        return [Task(self.config.env, self.config.env_kwargs, seed) for seed in seeds]
+
+    def _reference_example(self, task: Task) -> Datum:
+        env = self.pool.take(task)
+        conversation = reference_conversation(env, task.seed)
+        self.pool.give_back(task, env)
+        return Datum.supervised(*self.renderer.build_supervised_example(conversation))
+
+    def _sampler(self) -> Any:
+        return self.policy.sampler(max_concurrent=self.config.max_concurrent)
+
+
+def evaluation_line(metrics: dict[str, float]) -> str:
+    """Held-out figures in words."""
+    parts = []
+    for name in ("greedy", "sampled"):
+        key = f"test/{name}/env/correct" if f"test/{name}/env/correct" in metrics else f"test/{name}/reward"
+        label = "greedy" if name == "greedy" else "at temperature 1"
+        parts.append(f"{key.split('/')[-1]} {metrics[key]:.3f} {label}")
+    return ", ".join(parts)
+
+
+def summarize(rows: Sequence[dict[str, Any]], config: RLConfig) -> dict[str, Any]:
+    """A finished run in figures: held-out results before, after the warm-up and at the end, time, speed and memory."""
+    warmup = config.warmup_steps
+    by_step = {row["step"]: row for row in rows}
+
+    def held_out(step: int) -> dict[str, float]:
+        return {name: value for name, value in by_step[step].items() if name.startswith("test/")}
+
+    learning = [row for row in rows if row["step"] >= warmup and "reward" in row]
+    sampled = sum(row["sampled_tokens"] for row in learning)
+    trained = sum(row.get("trained_tokens") or 0 for row in learning)
+    return {
+        "before": held_out(0),
+        "after_warmup": held_out(warmup) if warmup else {},
+        "after": held_out(rows[-1]["step"]),
+        "first_reward": learning[0]["reward"],
+        "last_reward": float(np.mean([row["reward"] for row in learning[-5:]])),
+        "minutes": rows[-2]["time/elapsed"] / 60,
+        "sampled_tokens_per_second": sampled / sum(row["time/sample"] for row in learning),
+        "trained_tokens_per_second": trained / sum(row["time/update"] for row in learning),
+        "peak_memory_mib": peak_memory_mib(),
+    }

@@ -1,0 +1,202 @@
+"""A run is its directory: config, versions, metrics, TensorBoard events, transcripts and checkpoints.
+
+    config.json        what was asked for
+    versions.json      what ran it
+    metrics.jsonl      a line per step
+    tensorboard/       the same as curves
+    transcripts/       a few whole conversations of each step
+    checkpoints/       step-000020: the state after 20 steps
+    summary.json       figures of the finished run
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import importlib.metadata
+import json
+import math
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from ..messages import Message
+from .checkpoints import CheckpointStore
+
+CONFIG_FILE = "config.json"
+METRICS_FILE = "metrics.jsonl"
+SUMMARY_FILE = "summary.json"
+FREE_FIELDS = frozenset({"run_dir", "fresh", "save_every", "keep_checkpoints", "transcripts_per_step", "threads"})
+"""Config fields that a resumed run may change."""
+
+
+class RunError(RuntimeError):
+    """The run directory cannot be used as asked."""
+
+
+class RunDirectory:
+    """Opens a run's directory, new or to be resumed; use as a context manager.
+
+    Args:
+        path: the directory.
+        config: a dataclass; what a resumed run must agree with.
+        fresh: delete what is there and start anew.
+
+    Raises:
+        RunError: the directory belongs to a run with another config, or another process uses it, or it holds
+            something else.
+    """
+
+    def __init__(self, path: str | Path, config: Any, *, fresh: bool = False) -> None:
+        self.path = Path(path).expanduser()
+        self.config = config
+        self._lock = self._locked()
+        if fresh:
+            self._clear()
+        self._check_config()
+        self.checkpoints = CheckpointStore(self.path / "checkpoints", keep=getattr(config, "keep_checkpoints", 2))
+        self._metrics: IO[str] | None = None
+        self._board: Any = None
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """The figures of the finished run; None while it is not finished."""
+        path = self.path / SUMMARY_FILE
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def start(self, step: int) -> None:
+        """Opens the logs to go on at `step`; what a killed run logged beyond it is taken back."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        rows = [row for row in read_metrics(self.path) if row["step"] < step]
+        draft = self.path / f".{METRICS_FILE}"
+        draft.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        draft.rename(self.path / METRICS_FILE)
+        for transcript in (self.path / "transcripts").glob("step-*.jsonl"):
+            if int(transcript.stem.removeprefix("step-")) >= step:
+                transcript.unlink()
+        self._metrics = (self.path / METRICS_FILE).open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step if step else None)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds a step's figures to `metrics.jsonl` and TensorBoard."""
+        assert self._metrics is not None, "start() comes first"
+        row = {"step": step, **{k: v if math.isfinite(v) else None for k, v in metrics.items()}}
+        self._metrics.write(json.dumps(row) + "\n")
+        self._metrics.flush()
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+
+    def log_transcripts(self, step: int, conversations: Sequence[Mapping[str, Any]]) -> None:
+        """Keeps a few conversations of a step, one JSON line each; `messages` among the keys."""
+        if conversations:
+            folder = self.path / "transcripts"
+            folder.mkdir(exist_ok=True)
+            lines = "".join(json.dumps(c, ensure_ascii=False) + "\n" for c in conversations)
+            # A lone surrogate, which an environment may well say, has no UTF-8.
+            (folder / f"step-{step:06d}.jsonl").write_text(lines, encoding="utf-8", errors="backslashreplace")
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Marks the run as finished."""
+        draft = self.path / f".{SUMMARY_FILE}"
+        draft.write_text(json.dumps(dict(summary), indent=1) + "\n", encoding="utf-8")
+        draft.rename(self.path / SUMMARY_FILE)
+
+    def close(self) -> None:
+        for opened in (self._metrics, self._board, self._lock):
+            if opened is not None:
+                opened.close()
+        self._metrics = self._board = None
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _locked(self) -> IO[str]:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise RunError(f"cannot use {self.path} as a run directory: {error}; choose another with --run-dir") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise RunError(f"another process is running in {self.path}; stop it or choose another --run-dir") from error
+        return lock
+
+    def _clear(self) -> None:
+        entries = [entry for entry in self.path.iterdir() if entry.name != ".lock"]
+        if entries and not (self.path / CONFIG_FILE).is_file():
+            raise RunError(f"{self.path} is no run directory, so --fresh will not delete it; choose another --run-dir")
+        for entry in entries:
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+    def _check_config(self) -> None:
+        wanted = json.loads(json.dumps(dataclasses.asdict(self.config)))
+        path = self.path / CONFIG_FILE
+        if path.is_file():
+            try:
+                saved = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise RunError(f"{path} is damaged ({error}); use --fresh to start the run anew") from error
+            names = sorted((saved.keys() | wanted.keys()) - FREE_FIELDS)
+            changed = [f"{n}: {saved.get(n)!r} -> {wanted.get(n)!r}" for n in names if saved.get(n) != wanted.get(n)]
+            if changed:
+                raise RunError(
+                    f"{self.path} holds a run with another config ({'; '.join(changed)}); use the same config to resume "
+                    "it, another --run-dir to keep both, or --fresh to delete it and start anew"
+                )
+        path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        (self.path / "versions.json").write_text(json.dumps(_versions(), indent=1) + "\n", encoding="utf-8")
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a run's `metrics.jsonl`; a last line that a killed run left unfinished is skipped."""
+    file = Path(path) / METRICS_FILE
+    rows = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def transcript_rows(tasks_and_messages: Sequence[tuple[str, float, Sequence[Message]]]) -> list[dict[str, Any]]:
+    """Conversations as the rows that `RunDirectory.log_transcripts` takes."""
+    return [{"task": t, "reward": reward, "messages": list(messages)} for t, reward, messages in tasks_and_messages]
+
+
+def _versions() -> dict[str, Any]:
+    packages = ("loragym", "torch", "transformers", "gymnasium", "numpy", "peft")
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    source = Path(__file__).parent.parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(source), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = None
+    return {
+        "packages": found,
+        "python": sys.version.split()[0],
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "commit": commit,
+    }
