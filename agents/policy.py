@@ -376,7 +376,7 @@ class _Batch:
             raise ValueError("no datum to train on: the batch is empty")
         self.data = data
         self.trained = [datum.trained for datum in data]
-        context = policy.base.context_length
+        context, vocabulary = policy.base.context_length, policy.base.vocabulary
         for index, datum in enumerate(data):
             if len(datum.tokens) > context:
                 raise ValueError(
@@ -384,10 +384,10 @@ class _Batch:
                     "truncate or drop it"
                 )
             ids = np.concatenate([np.asarray(datum.tokens), np.asarray(datum.targets)[self.trained[index]]])
-            if ids.min() < 0 or ids.max() >= policy.base.vocabulary:
+            if ids.min() < 0 or ids.max() >= vocabulary:
                 raise ValueError(
                     f"datum {index} has token ids from {ids.min()} to {ids.max()}, the vocabulary of "
-                    f"{policy.base.name} goes from 0 to {policy.base.vocabulary - 1}; mask targets that are not to be trained on instead"
+                    f"{policy.base.name} goes from 0 to {vocabulary - 1}; mask what is not to be trained on instead"
                 )
         used = [index for index in range(len(data)) if len(self.trained[index])]
         packs = pack_sequences(

@@ -151,8 +151,8 @@ class TorchSampler:
             )
         if min(prompt) < 0 or max(prompt) >= self.base.vocabulary:
             raise ValueError(
-                f"the prompt has token ids from {min(prompt)} to {max(prompt)}, the vocabulary of {self.base.name} goes "
-                f"from 0 to {self.base.vocabulary - 1}; is it another model's tokenizer?"
+                f"the prompt has token ids from {min(prompt)} to {max(prompt)}, the vocabulary of {self.base.name} "
+                f"goes from 0 to {self.base.vocabulary - 1}; is it another model's tokenizer?"
             )
         room = context - len(prompt)
         stop = self.base.end_tokens if params.stop is None else params.stop

@@ -31,7 +31,7 @@ MAIN_JOB = RLConfig(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    config = tyro.cli(RLConfig, default=MAIN_JOB, description=__doc__, args=argv)
+    config = tyro.cli(RLConfig, default=MAIN_JOB, prog="loragym train rl_basic", description=__doc__, args=argv)
     print_summary(config, rl.train(config))
 
 

@@ -48,7 +48,8 @@ class CheckpointStore:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         target, draft = self.path(step), self.folder / f".draft-{step:06d}-{os.getpid()}"
-        shutil.rmtree(draft, ignore_errors=True)
+        for killed in self.folder.glob(".draft-*"):
+            shutil.rmtree(killed, ignore_errors=True)
         draft.mkdir()
         try:
             write(draft)
@@ -63,7 +64,8 @@ class CheckpointStore:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         _sync(self.folder)
-        for old in self.steps()[: -self.keep]:
+        # Later ones were found damaged, or the run would not be here; they do not count among those kept.
+        for old in [s for s in self.steps() if s <= step][: -self.keep]:
             shutil.rmtree(self.path(old), ignore_errors=True)
         return target
 

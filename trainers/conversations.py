@@ -24,13 +24,19 @@ def read_conversations(path: str | Path) -> list[Conversation]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line is no conversation; the error names the file, the line and what is wrong.
+        ValueError: the file is not UTF-8, or a line is no conversation; the error names the file, the line and what is
+            wrong.
     """
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f'{file} is no file; expected JSON lines of {{"messages": [...]}}')
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text ({error})") from error
     conversations = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    # Not splitlines(): JSON strings may hold other line separators, such as U+2028, as they are.
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -38,8 +44,8 @@ def read_conversations(path: str | Path) -> list[Conversation]:
             conversations.append(check_messages(row["messages"]))
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
-                f'{file}, line {number}: expected {{"messages": [{{"role": ..., "content": ...}}]}}, got {line[:120]!r} '
-                f"({type(error).__name__}: {error})"
+                f'{file}, line {number}: expected {{"messages": [{{"role": ..., "content": ...}}]}}, '
+                f"got {line[:120]!r} ({type(error).__name__}: {error})"
             ) from error
     if not conversations:
         raise ValueError(f"{file} holds no conversation")
@@ -55,8 +61,8 @@ def reference_conversation(env: gymnasium.Env[Any, Any], seed: int) -> Conversat
     messages, info = checked_reset(env, seed=seed)
     if "reference" not in info:
         raise ValueError(
-            f"{env} gives no info['reference'] at reset, so there is no answer to learn from; let the environment give one, "
-            "or do without supervised steps"
+            f"{env} gives no info['reference'] at reset, so there is no answer to learn from; let the environment give "
+            "one, or do without supervised steps"
         )
     return (*messages, assistant(info["reference"]))
 

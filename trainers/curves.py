@@ -46,10 +46,14 @@ def plot_runs(paths: Sequence[str | Path], picture: str | Path, *, panels: Seque
         if (panels is None or name in panels) and any(_series(rows, m)[0] for rows in runs.values() for m in metrics)
     ]
     if not shown:
-        raise ValueError(f"nothing to draw in {[str(path) for path in runs]}: no metrics.jsonl with known figures there")
+        raise ValueError(
+            f"nothing to draw in {[str(path) for path in runs]}: no metrics.jsonl with known figures there"
+        )
     columns = min(3, len(shown))
     lines = -(-len(shown) // columns)
-    figure, axes = pyplot.subplots(lines, columns, figsize=(5 * columns, 3.4 * lines), squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(
+        lines, columns, figsize=(5 * columns, 3.4 * lines), squeeze=False, layout="constrained"
+    )
     for axis in axes.flat[len(shown) :]:
         axis.set_visible(False)
     for axis, name in zip(axes.flat, shown, strict=False):

@@ -17,7 +17,7 @@ from ..agents import LOSSES, Datum, LoraPolicy, SamplingParams
 from ..agents.losses import NORMALIZATIONS
 from ..renderers import get_renderer
 from .config import SCHEDULES, RunConfig, at_least, one_of
-from .conversations import reference_conversation
+from .conversations import environment_conversations, reference_conversation
 from .data import agreement_metrics, episode_metrics, training_data
 from .display import Column, StepTable
 from .evaluation import check_env_id, evaluate, held_out_tasks
@@ -110,6 +110,8 @@ def train(config: RLConfig) -> dict[str, Any]:
         Interrupted: stopped by Ctrl-C, after saving.
     """
     check_env_id(config.env, config.env_kwargs)
+    if config.warmup_steps:
+        environment_conversations(config.env, config.env_kwargs, 1, config.seed)
     with RunDirectory(config.run_dir, config, fresh=config.fresh) as run:
         if (summary := run.summary) is not None:
             return summary
@@ -146,7 +148,7 @@ class RLTrainer:
         """Held-out figures, greedy and at temperature 1, as `test/greedy/...` and `test/sampled/...`."""
         if not self.held_out:
             return {}
-        metrics = {}
+        metrics: dict[str, float] = {}
         for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
             figures = evaluate(
                 self._sampler(),

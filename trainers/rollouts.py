@@ -141,7 +141,7 @@ def collect(
     Raises:
         BadEnvironment: an environment breaks the contract; its own exceptions pass through with the task named.
     """
-    params = replace(params, stop=tuple(renderer.stop_sequences))
+    params = replace(params, stop=tuple(renderer.stop_sequences))  # type: ignore[arg-type]
     own_pool = pool or EnvPool()
     groups = [EpisodeGroup(task, [Episode() for _ in range(group_size)]) for task in tasks]
     players = [
@@ -235,8 +235,8 @@ def _score_group(group: EpisodeGroup, pool: EnvPool) -> None:
         return
     if len(rewards) != len(group.episodes):
         raise ValueError(
-            f"{group.task.env_id}: score_group gave {len(rewards)} rewards for {len(group.episodes)} episodes; it returns "
-            "one number per episode"
+            f"{group.task.env_id}: score_group gave {len(rewards)} rewards for {len(group.episodes)} episodes; "
+            "it returns one number per episode"
         )
     for episode, reward in zip(group.episodes, rewards, strict=True):
         episode.group_reward = float(reward)

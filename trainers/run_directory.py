@@ -1,5 +1,7 @@
 """A run is its directory: config, versions, metrics, TensorBoard events, transcripts and checkpoints.
 
+Its files:
+
     config.json        what was asked for
     versions.json      what ran it
     metrics.jsonl      a line per step
@@ -29,6 +31,7 @@ from ..messages import Message
 from .checkpoints import CheckpointStore
 
 CONFIG_FILE = "config.json"
+VERSIONS_FILE = "versions.json"
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
 FREE_FIELDS = frozenset({"run_dir", "fresh", "save_every", "keep_checkpoints", "transcripts_per_step", "threads"})
@@ -56,9 +59,13 @@ class RunDirectory:
         self.path = Path(path).expanduser()
         self.config = config
         self._lock = self._locked()
-        if fresh:
-            self._clear()
-        self._check_config()
+        try:
+            if fresh:
+                self._clear()
+            self._check_config()
+        except BaseException:
+            self._lock.close()
+            raise
         self.checkpoints = CheckpointStore(self.path / "checkpoints", keep=getattr(config, "keep_checkpoints", 2))
         self._metrics: IO[str] | None = None
         self._board: Any = None
@@ -74,9 +81,7 @@ class RunDirectory:
         from torch.utils.tensorboard import SummaryWriter
 
         rows = [row for row in read_metrics(self.path) if row["step"] < step]
-        draft = self.path / f".{METRICS_FILE}"
-        draft.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        draft.rename(self.path / METRICS_FILE)
+        self._write(METRICS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
         for transcript in (self.path / "transcripts").glob("step-*.jsonl"):
             if int(transcript.stem.removeprefix("step-")) >= step:
                 transcript.unlink()
@@ -103,9 +108,7 @@ class RunDirectory:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Marks the run as finished."""
-        draft = self.path / f".{SUMMARY_FILE}"
-        draft.write_text(json.dumps(dict(summary), indent=1) + "\n", encoding="utf-8")
-        draft.rename(self.path / SUMMARY_FILE)
+        self._write(SUMMARY_FILE, json.dumps(dict(summary), indent=1) + "\n")
 
     def close(self) -> None:
         for opened in (self._metrics, self._board, self._lock):
@@ -116,15 +119,20 @@ class RunDirectory:
     def __enter__(self) -> RunDirectory:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _locked(self) -> IO[str]:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._refuse_foreign()
             lock = (self.path / ".lock").open("w")
         except OSError as error:
-            raise RunError(f"cannot use {self.path} as a run directory: {error}; choose another with --run-dir") from error
+            raise RunError(
+                f"cannot use {self.path} as a run directory: {error}; choose another with --run-dir"
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -132,15 +140,30 @@ class RunDirectory:
             raise RunError(f"another process is running in {self.path}; stop it or choose another --run-dir") from error
         return lock
 
+    def _refuse_foreign(self) -> None:
+        # Many a folder has a config.json, a model's for one; both files together are a run's alone.
+        if (self.path / CONFIG_FILE).is_file() and (self.path / VERSIONS_FILE).is_file():
+            return
+        ours = {".lock", VERSIONS_FILE, f".{VERSIONS_FILE}", f".{CONFIG_FILE}"}
+        if foreign := sorted(entry.name for entry in self.path.iterdir() if entry.name not in ours):
+            raise RunError(
+                f"{self.path} is no run directory, and it is not empty (it holds {', '.join(foreign[:3])}"
+                f"{', ...' * (len(foreign) > 3)}); choose another --run-dir"
+            )
+
     def _clear(self) -> None:
-        entries = [entry for entry in self.path.iterdir() if entry.name != ".lock"]
-        if entries and not (self.path / CONFIG_FILE).is_file():
-            raise RunError(f"{self.path} is no run directory, so --fresh will not delete it; choose another --run-dir")
-        for entry in entries:
-            if entry.is_dir():
+        # What says that this is a run goes last, so that a killed --fresh can be repeated.
+        for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name in (CONFIG_FILE, VERSIONS_FILE)):
+            if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
-            else:
+            elif entry.name != ".lock":
                 entry.unlink()
+
+    def _write(self, name: str, text: str) -> None:
+        """Writes a file that is the old one or the new one whenever the process is killed."""
+        draft = self.path / f".{name}"
+        draft.write_text(text, encoding="utf-8")
+        draft.rename(self.path / name)
 
     def _check_config(self) -> None:
         wanted = json.loads(json.dumps(dataclasses.asdict(self.config)))
@@ -154,11 +177,11 @@ class RunDirectory:
             changed = [f"{n}: {saved.get(n)!r} -> {wanted.get(n)!r}" for n in names if saved.get(n) != wanted.get(n)]
             if changed:
                 raise RunError(
-                    f"{self.path} holds a run with another config ({'; '.join(changed)}); use the same config to resume "
-                    "it, another --run-dir to keep both, or --fresh to delete it and start anew"
+                    f"{self.path} holds a run with another config ({'; '.join(changed)}); use the same config to "
+                    "resume it, another --run-dir to keep both, or --fresh to delete it and start anew"
                 )
-        path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-        (self.path / "versions.json").write_text(json.dumps(_versions(), indent=1) + "\n", encoding="utf-8")
+        self._write(VERSIONS_FILE, json.dumps(_versions(), indent=1) + "\n")
+        self._write(CONFIG_FILE, json.dumps(wanted, indent=1) + "\n")
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

@@ -1,0 +1,181 @@
+"""The command `loragym`: train, chat, plot, and a list of what there is."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .agents import LoraPolicy
+    from .messages import Message
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a command; expected errors end with one line on stderr and exit code 1, Ctrl-C with 130."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # As with `python -m`: an environment of one's own is a module in the folder one works in.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    parser = argparse.ArgumentParser(prog="loragym", description="A Gymnasium for language models, trainer included.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (run, describe, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary, add_help=name != "train")
+        describe(command)
+        command.set_defaults(run=run)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "train":
+        parser.error(f"{options.command} does not take {' '.join(rest)}")
+    options.rest = rest
+    sys.exit(report_errors(lambda: options.run(options)))
+
+
+def report_errors(run: Callable[[], None]) -> int:
+    """Runs and returns the exit code; what a user can put right is one line, not a traceback."""
+    from .envs import BadEnvironment
+
+    try:
+        run()
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{str(interrupt) or 'stopped'}", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError, RuntimeError, NotImplementedError, BadEnvironment) as error:
+        notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+        print(f"loragym: {error}{notes}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _describe_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", nargs="?", help="a recipe; its own --help lists its fields")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from .recipes import RECIPES
+
+    if options.recipe is None:
+        print("usage: loragym train RECIPE [--help] [--field value ...]\n\nRecipes:")
+        for name, summary in RECIPES.items():
+            print(f"  {name:12}{summary}")
+        return
+    if options.recipe not in RECIPES:
+        raise ValueError(f"unknown recipe {options.recipe!r}; there are {', '.join(RECIPES)}")
+    importlib.import_module(f"{__package__}.recipes.{options.recipe}").main(options.rest)
+
+
+def _describe_envs(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def _envs(options: argparse.Namespace) -> None:
+    from .envs import CATALOGUE
+
+    for env_id, summary in CATALOGUE.items():
+        print(f"{env_id:28}{summary}")
+
+
+def _describe_plot(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, help="run directories")
+    parser.add_argument("--output", "-o", type=Path, help="picture to write (default: curves.png in the first run)")
+    parser.add_argument("--panels", nargs="+", help="which panels to draw, by title (default: all there is)")
+
+
+def _plot(options: argparse.Namespace) -> None:
+    from .trainers.curves import plot_runs
+
+    print(plot_runs(options.runs, options.output or options.runs[0] / "curves.png", panels=options.panels))
+
+
+def _describe_chat(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a run directory, a PEFT folder, a bundled name, a local directory or a hub id")
+    parser.add_argument("--system", help="a system message to begin with")
+    parser.add_argument("--temperature", type=float, default=0.7, help="0 takes the likeliest token (default: 0.7)")
+    parser.add_argument("--max-tokens", type=int, default=256, help="most tokens of a reply (default: 256)")
+    parser.add_argument("--renderer", help="chat format by name (default: the run's or the model's own)")
+
+
+def _chat(options: argparse.Namespace) -> None:
+    from .agents import BaseModel, SamplingParams
+    from .envs import transcript
+    from .messages import system, user, without_stop_reason
+    from .renderers import get_renderer
+
+    base_name, adapter, config = find_policy(options.model)
+    base = BaseModel.load(base_name)
+    policy: LoraPolicy | BaseModel = base.load_lora("policy", adapter) if adapter else base
+    renderer = get_renderer(base.tokenizer, options.renderer or config.get("renderer"))
+    stop: Any = tuple(renderer.stop_sequences)
+    params = SamplingParams(max_tokens=options.max_tokens, temperature=options.temperature, stop=stop)
+    opening = [system(options.system)] if options.system else training_prefix(config)
+    if opening:
+        print(transcript(opening))
+    print("(an empty line starts over, Ctrl-D ends)")
+    messages = list(opening)
+    while True:
+        try:
+            text = input("[you] ")
+        except EOFError:
+            print()
+            return
+        if not text.strip():
+            messages = list(opening)
+            print("(started over)")
+            continue
+        messages.append(user(text))
+        prompt = renderer.build_generation_prompt(messages)
+        ((completion,),) = policy.sampler().sample([prompt], 1, params)
+        reply = renderer.parse_response(completion.tokens)
+        messages.append(without_stop_reason(reply))
+        # The model's words, less what would drive the terminal.
+        print(transcript([reply]) + ("" if completion.stop_reason == "stop" else " (cut off)"))
+
+
+def find_policy(name: str) -> tuple[str, Path | None, dict[str, Any]]:
+    """What a user means by a run, a PEFT folder or a model: the base's name, the adapter's folder, the run's config.
+
+    Raises:
+        FileNotFoundError: the run has no checkpoint yet.
+    """
+    folder = Path(name)
+    if (folder / "checkpoints").is_dir() or (folder / "metrics.jsonl").is_file():
+        from .trainers.checkpoints import CheckpointStore
+
+        newest = CheckpointStore(folder / "checkpoints").latest()
+        if newest is None:
+            raise FileNotFoundError(
+                f"the run {folder} has no checkpoint yet; wait for its first save or choose another"
+            )
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return config["model"], newest[1], config
+    if (folder / "adapter_config.json").is_file():
+        saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return saved["base_model_name_or_path"], folder, {}
+    return name, None, {}
+
+
+def training_prefix(config: dict[str, Any]) -> list[Message]:
+    """What stood before each question in training, such as worked examples."""
+    if "env" not in config or config.get("data"):
+        return []
+    import gymnasium
+
+    env = gymnasium.make(config["env"], disable_env_checker=True, **config["env_kwargs"])
+    opening, _ = env.reset(seed=0)
+    env.close()
+    return list(opening[:-1])
+
+
+COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], Callable[[argparse.ArgumentParser], None], str]] = {
+    "train": (_train, _describe_train, "Run a recipe; `loragym train` lists them."),
+    "chat": (_chat, _describe_chat, "Talk to a run's policy, an adapter or a model."),
+    "plot": (_plot, _describe_plot, "Draw the curves of one or more runs."),
+    "envs": (_envs, _describe_envs, "List the environments."),
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Supervised learning on the trainer: conversations from a file, or an environment's problems with their answers.
+
+It runs as:
+
+    python -m loragym.recipes.sl_basic
+    python -m loragym.recipes.sl_basic --data my_chats.jsonl --epochs 3 --run-dir runs/chats
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tyro
+from loragym.trainers import SupervisedConfig, supervised
+
+DEFAULTS = SupervisedConfig(run_dir="runs/sl_basic", env_kwargs={"high": 99})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    config = tyro.cli(SupervisedConfig, default=DEFAULTS, prog="loragym train sl_basic", description=__doc__, args=argv)
+    summary = supervised.train(config)
+    if summary["after"]:
+        before, after = summary["before"]["test/nll"], summary["after"]["test/nll"]
+        print(f"\nHeld-out nll: {before:.4f} before, {after:.4f} at the end")
+    print(
+        f"{summary['conversations']} conversations ({summary['cut_conversations']} cut to max-length), "
+        f"{summary['minutes']:.1f} minutes, {summary['trained_tokens_per_second']:.0f} tokens/s trained, "
+        f"{summary['peak_memory_mib']:.0f} MiB at most\n\n"
+        f"The run is in {config.run_dir}\n"
+        f"  curves:      loragym plot {config.run_dir}      or: tensorboard --logdir {config.run_dir}\n"
+        f"  chat:        loragym chat {config.run_dir}\n"
+        f"  start anew:  run the same command with --fresh"
+    )
+
+
+if __name__ == "__main__":
+    main()
