@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from .policy import LoraPolicy
     from .torch_sampler import TorchSampler
 
-PROBE_TOKENS = 9
 PROBE_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
 """Largest difference of log-probabilities between our forward pass and transformers' own that counts as rounding,
 as a mean over the probe."""
@@ -190,21 +190,44 @@ class BaseModel:
 
     @torch.no_grad()
     def _probe(self) -> None:
-        """Proves on a few tokens that our attention and head give what the architecture gives by itself."""
+        """Proves on a small tree that our attention, head and decoding give what the architecture gives by itself."""
+        from .sampling import SamplingParams
+        from .torch_sampler import TorchSampler
+
+        kind, layers = type(self.model).__name__, self.model.config.get_text_config().num_hidden_layers
         self.switch = AdapterSwitch()
-        vocabulary = self.model.get_input_embeddings().weight.shape[0]
-        tokens = [(7919 * i + 11) % int(vocabulary) for i in range(PROBE_TOKENS)]
-        self.model.set_attn_implementation("eager")
-        expected = self.model(torch.tensor([tokens], device=self.device), use_cache=False).logits[0].float()
         self.model.set_attn_implementation(IMPLEMENTATION)
-        (pack,) = pack_sequences([tokens], max_nodes=PROBE_TOKENS, device=self.device)
-        hidden = self.hidden_states(pack.tokens_T, pack.positions_T, TreeLayout(pack), None)
-        difference = (self.logits(hidden, None).float().log_softmax(-1) - expected.log_softmax(-1)).abs().mean().item()
-        if not difference <= PROBE_TOLERANCE[self.dtype]:
+        tokens = [(7919 * i + 11) % self.vocabulary for i in range(7)]
+        prompts = [tokens[:5], tokens[:3] + tokens[5:]]
+        params = SamplingParams(max_tokens=3, stop=(), seed=0)
+        sampled = [
+            (prompt, completion)
+            for prompt, completions in zip(prompts, TorchSampler(self, None).sample(prompts, 2, params), strict=True)
+            for completion in completions
+        ]
+        sequences = [prompt + completion.tokens for prompt, completion in sampled]
+        (pack,) = pack_sequences(sequences, max_nodes=2**31, device=self.device)
+        layout = TreeLayout(pack, kept={})
+        hidden = self.hidden_states(pack.tokens_T, pack.positions_T, layout, None)
+        if layout.kept is None or len(layout.kept) != layers:
             raise NotImplementedError(
-                f"{type(self.model).__name__} computes something that loragym's forward pass does not: mean difference "
-                f"of log-probabilities {difference:.3g} over {PROBE_TOKENS} tokens in {self.dtype}"
+                f"{kind} has {layers} layers, of which {len(layout.kept or ())} use transformers' attention interface: "
+                "loragym's engine cannot carry recurrent, convolutional or hard-coded attention layers along a tree"
             )
+        paths_SN = torch.as_tensor(np.stack([pack.paths[pack.members.index(i)] for i in range(len(sequences))]))
+        ours = self.logits(hidden[paths_SN.to(self.device)], None).float().log_softmax(-1)
+        self.model.set_attn_implementation("eager")
+        tokens_SN = torch.tensor(sequences, device=self.device)
+        expected = self.model(tokens_SN, use_cache=False).logits.float().log_softmax(-1)
+        self.model.set_attn_implementation(IMPLEMENTATION)
+        drawn = torch.tensor([completion.logprobs for _, completion in sampled], device=self.device)
+        likewise = expected[:, 4:-1].gather(-1, tokens_SN[:, 5:, None]).squeeze(-1)
+        for what, difference in (("forward pass", ours - expected), ("decoding", drawn - likewise)):
+            if not difference.abs().mean().item() <= PROBE_TOLERANCE[self.dtype]:
+                raise NotImplementedError(
+                    f"{kind} computes something that loragym's {what} does not: mean difference of log-probabilities "
+                    f"{difference.abs().mean().item():.3g} on a tree of {pack.num_nodes} tokens in {self.dtype}"
+                )
 
 
 def _dtype(asked: str | torch.dtype, device: torch.device) -> torch.dtype:

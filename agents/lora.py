@@ -211,7 +211,9 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_peft_tensors(folder: Path, expected: dict[str, torch.Tensor], *, fingerprint: str) -> dict[str, torch.Tensor]:
+def load_peft_tensors(
+    folder: Path, expected: dict[str, torch.Tensor], model: nn.Module, *, fingerprint: str
+) -> dict[str, torch.Tensor]:
     """Reads an adapter's tensors and checks them against those of the model at hand.
 
     Raises:
@@ -233,6 +235,14 @@ def load_peft_tensors(folder: Path, expected: dict[str, torch.Tensor], *, finger
             f"{path} was trained on another base model (fingerprint {saved_base}, this base has {fingerprint}); "
             "load the base that its adapter_config.json names"
         )
+    # PEFT stores the base's own output embedding along with an adapter of it.
+    linear = {name: module.weight for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    base_weights = {f"{PEFT_PREFIX}{name}.base_layer.weight": weight for name, weight in linear.items()}
+    for name in tensors.keys() & base_weights.keys():
+        copy, own = tensors.pop(name), base_weights[name]
+        # Equal in the narrower of the two types, for the base may be held in another one than when it was saved.
+        if copy.shape != own.shape or not (torch.equal(copy.to(own), own) or torch.equal(own.to(copy), copy)):
+            raise ValueError(f"{path} brings its own {name}, which is not this base's; load the base it was made on")
     missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     wrong = [
         f"{n}: {tuple(tensors[n].shape)} where {tuple(t.shape)} is expected"

@@ -55,6 +55,13 @@ class AdamParams:
     grad_clip_norm: float = 0.0
     """Scale the gradient down to this norm if it is larger; 0 leaves it."""
 
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "eps", "weight_decay", "grad_clip_norm"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is a finite number from 0 up, got {getattr(self, name)}")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(f"beta1 and beta2 are from 0 to below 1, got {self.beta1} and {self.beta2}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Datum:
@@ -254,7 +261,7 @@ class LoraPolicy:
         """
         saved = read_peft_config(Path(folder))
         expected = self.adapter.tensors()
-        tensors = load_peft_tensors(Path(folder), expected, fingerprint=self.base.fingerprint)
+        tensors = load_peft_tensors(Path(folder), expected, self.base.model, fingerprint=self.base.fingerprint)
         if not math.isclose(saved["lora_alpha"] / saved["r"], self.adapter.scale):
             raise ValueError(
                 f"{folder} was trained with lora_alpha {saved['lora_alpha']}, this policy has {self.config.alpha}; "

@@ -145,10 +145,12 @@ def draw(
     last = (inside < inside[:, -1:]).sum(-1)
     offset = torch.minimum((inside <= (share * inside[:, -1])[:, None]).sum(-1), last)
     tokens = block * DRAW_BLOCK + offset
-    logprobs = scaled[rows, tokens] - lse_U[rows]
-    greedy = torch.as_tensor([p.temperature == 0 for p in params_U], device=device)[rows]
-    tokens = torch.where(greedy, logits_UV.argmax(-1)[rows], tokens)
-    return tokens.tolist(), torch.where(greedy, 0.0, logprobs.double()).tolist()
+    logprobs = (scaled[rows, tokens] - lse_U[rows]).double()
+    if 0.0 in temperatures:
+        greedy = torch.as_tensor([p.temperature == 0 for p in params_U], device=device)[rows]
+        tokens = torch.where(greedy, logits_UV.argmax(-1)[rows], tokens)
+        logprobs = logprobs.masked_fill(greedy, 0.0)
+    return tokens.tolist(), logprobs.tolist()
 
 
 def _check_finite(values_U: torch.Tensor) -> None:

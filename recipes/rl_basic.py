@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import tyro
-
 from loragym.trainers import RLConfig, rl
 
 MAIN_JOB = RLConfig(

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from forests import BLOCK_SHAPES, SEQUENCES, packed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loragym.agents.attention import AttentionOptions, TreeAttention
 from loragym.agents.packing import Pack
-from test_agents_packing import BLOCK_SHAPES, SEQUENCES, packed
 
 OPTIONS = [
     AttentionOptions(scale=0.7),

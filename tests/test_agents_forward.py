@@ -136,6 +136,21 @@ def test_an_architecture_that_the_engine_does_not_reproduce_is_refused(monkeypat
         BaseModel(base.model, base.tokenizer)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "reason"),
+    [
+        ("bloom", "BloomForCausalLM has 2 layers, of which 0 use transformers' attention interface"),
+        ("rwkv", "RwkvForCausalLM has 2 layers, of which 0 use transformers' attention interface"),
+        ("diffllama", "DiffLlamaForCausalLM computes something that loragym's decoding does not"),
+        ("gpt_oss", "GptOssAttention uses attention sinks, which loragym's engine does not have"),
+    ],
+)
+def test_architectures_that_would_go_wrong_in_silence_are_refused(architecture: str, reason: str) -> None:
+    """On one plain sequence the first three agree with transformers: what tells them apart is a tree, and decoding."""
+    with pytest.raises(NotImplementedError, match=reason):
+        tiny_base(architecture=architecture)
+
+
 def test_the_model_serves_transformers_again_after_it_served_us() -> None:
     base = tiny_base()
     tokens = random_tokens(0, 10)

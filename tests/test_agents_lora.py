@@ -14,6 +14,12 @@ from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model
 from tiny_engine import FAMILIES, branching, datum, random_tokens, stirred, stirred_policy, tiny_base, weighted_data
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+    # PEFT about adapters of a tied output embedding, which is what some of these tests are about.
+    pytest.mark.filterwarnings("ignore::UserWarning:peft"),
+]
+
 DATA = [datum(sequence) for sequence in branching()]
 PROMPT = random_tokens(0, 10)
 
@@ -226,11 +232,13 @@ def test_saving_and_loading_an_adapter_is_the_identity(dtype: torch.dtype, tmp_p
 
 
 def test_an_adapter_moves_between_precisions_of_one_base(tmp_path: Path) -> None:
-    stirred_policy(tiny_base(dtype=torch.bfloat16)).save_adapter(tmp_path)
+    saved = stirred_policy(tiny_base(dtype=torch.bfloat16))
+    saved.save_adapter(tmp_path)
     # The float32 twin of the very weights that the bfloat16 base has.
     model, tokenizer = tiny_model(dtype=torch.bfloat16)
     loaded = BaseModel(model.float(), tokenizer).load_lora("loaded", tmp_path)
-    assert loaded.adapter.pairs.keys()
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters, saved.parameters, strict=True))
+    assert np.abs(all_logprobs(loaded) - all_logprobs(saved)).mean() < 0.1
 
 
 def test_a_loaded_adapter_can_be_trained_further(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,7 +37,10 @@ def check_env_id(env_id: str, kwargs: Mapping[str, Any]) -> None:
 
 def takes_split(env_id: str) -> bool:
     """Whether the environment has held-out problems: an argument `split`."""
-    entry_point = gymnasium.spec(env_id).entry_point
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    entry_point = gymnasium.spec(name).entry_point
     creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     return creator is not None and "split" in inspect.signature(creator).parameters
 

@@ -52,7 +52,7 @@ def run_steps(
     rows = read_metrics(run.path)
     before = rows[-1]["time/elapsed"] if rows else 0.0
     began = time.monotonic()
-    saved = number = start
+    saved = done = start
     version = policy.version
 
     def save(at: int) -> None:
@@ -65,21 +65,21 @@ def run_steps(
             table.say(f"resuming {run.path} at step {start} of {total}")
         try:
             for number in range(start, total):
-                version = policy.version
                 step_began = time.monotonic()
                 result = step(number, table)
                 now = time.monotonic()
                 times = {"time/step": now - step_began, "time/elapsed": before + now - began}
                 run.log(number, {**result.metrics, **times})
                 run.log_transcripts(number, result.transcripts)
+                done, version = number + 1, policy.version
                 table.row(number, {**result.metrics, **times})
-                if (number + 1) % config.save_every == 0 or number + 1 == total:
-                    save(number + 1)
+                if done % config.save_every == 0 or done == total:
+                    save(done)
         except BaseException as error:
             # Weights in the middle of a step are those of no step; then the last checkpoint has to do.
-            if policy.version == version and number > saved:
+            if policy.version == version and done > saved:
                 policy.zero_grad()
-                save(number)
+                save(done)
             where = f"the run is saved at step {saved} of {total} in {run.path}; run the same command again to go on"
             if isinstance(error, KeyboardInterrupt):
                 raise Interrupted(f"stopped: {where}") from None

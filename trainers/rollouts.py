@@ -152,11 +152,12 @@ def collect(
     waiting: dict[int, _Player] = {}
 
     def speak(player: _Player) -> None:
-        if player.prompt is None:
+        prompt = player.prompt
+        if prompt is None:
             own_pool.give_back(player.task, player.env)
             return
         reply_seed = sampling_seed(*player.seed, len(player.episode.turns))
-        waiting[sampler.submit(player.prompt, replace(params, seed=reply_seed))] = player
+        waiting[player.guarded(lambda: sampler.submit(prompt, replace(params, seed=reply_seed)))] = player
 
     for player in players:
         player.start(renderer)
@@ -185,7 +186,7 @@ class _Player:
 
     def start(self, renderer: Renderer) -> None:
         options = None if self.task.options is None else dict(self.task.options)
-        observation, _ = self._guarded(lambda: checked_reset(self.env, seed=self.task.seed, options=options))
+        observation, _ = self.guarded(lambda: checked_reset(self.env, seed=self.task.seed, options=options))
         self.episode.messages += observation
         self.prompt = renderer.build_generation_prompt(self.episode.messages, self._tools)
 
@@ -195,7 +196,7 @@ class _Player:
         reply = cast(Reply, {**renderer.parse_response(completion.tokens)})
         if completion.stop_reason == "length":
             reply["stop_reason"] = "length"
-        observation, reward, terminated, truncated, info = self._guarded(lambda: checked_step(self.env, reply))
+        observation, reward, terminated, truncated, info = self.guarded(lambda: checked_step(self.env, reply))
         self.episode.turns.append(Turn(self.prompt, completion.tokens, completion.logprobs, reward))
         self.episode.messages += [without_stop_reason(reply), *observation]
         self.episode.metrics = info["metrics"]
@@ -214,7 +215,8 @@ class _Player:
     def _tools(self) -> tuple[Any, ...]:
         return tuple(getattr(self.env.unwrapped, "tools", ()))
 
-    def _guarded(self, call: Callable[[], T]) -> T:
+    def guarded(self, call: Callable[[], T]) -> T:
+        """Calls, and notes on an exception which episode it happened in."""
         try:
             return call()
         except Exception as error:
