@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,22 +18,26 @@ from loragym.cli import main
 from safetensors.torch import load_file
 
 TESTS = Path(__file__).resolve().parent
-RUN_SIZE = ["--device", "cpu", "--dtype", "float32", "--threads", "1", "--lora-rank", "4", "--save-every", "2"]
+RUN_SIZE = shlex.split("--device cpu --dtype float32 --threads 1 --lora-rank 4 --save-every 2")
 RECIPES = {
     "letters": [
-        *["rl_basic", "--env", "worlds:tests/Letters-v0", "--steps", "6", "--warmup-steps", "2", "--warmup-batch", "4", "--schedule", "linear"],
-        *["--problems-per-step", "4", "--group-size", "4", "--max-tokens", "4", "--eval-every", "3", "--eval-problems", "4"],
+        *shlex.split(
+            "rl_basic --env worlds:tests/Letters-v0 --steps 6 --warmup-steps 2 --warmup-batch 4 --schedule linear"
+        ),
+        *shlex.split("--problems-per-step 4 --group-size 4 --max-tokens 4 --eval-every 3 --eval-problems 4"),
         *["--learning-rate", "0.01", "--env-kwargs"],
         '{"turns": 2}',
     ],
     "arithmetic": [
-        *["rl_basic", "--env", "loragym/Arithmetic-v0", "--steps", "6", "--warmup-steps", "6", "--warmup-batch", "8", "--loss", "ppo"],
-        *["--warmup-learning-rate", "0.02", "--num-substeps", "2", "--problems-per-step", "4", "--group-size", "8", "--max-tokens", "4"],
-        *["--eval-every", "4", "--eval-problems", "4", "--learning-rate", "0.01", "--env-kwargs"],
+        *shlex.split("rl_basic --env loragym/Arithmetic-v0 --steps 6 --warmup-steps 6 --warmup-batch 8 --loss ppo"),
+        *shlex.split(
+            "--warmup-learning-rate 0.02 --num-substeps 2 --problems-per-step 4 --group-size 8 --max-tokens 4"
+        ),
+        *shlex.split("--eval-every 4 --eval-problems 4 --learning-rate 0.01 --env-kwargs"),
         '{"high": 3}',
     ],
     "supervised": [
-        *["sl_basic", "--env-problems", "32", "--batch-size", "8", "--epochs", "2", "--eval-every", "3", "--learning-rate", "0.01"],
+        *shlex.split("sl_basic --env-problems 32 --batch-size 8 --epochs 2 --eval-every 3 --learning-rate 0.01"),
         *["--env-kwargs", '{"high": 9}'],
     ],
 }

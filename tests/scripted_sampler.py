@@ -11,7 +11,7 @@ from loragym.agents.testing import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 END = TOKENIZER.eos_token_id
-Answer = Callable[[str, SamplingParams], str]
+Answer = Callable[[str, SamplingParams], str | list[int]]
 
 
 def encode(text: str) -> list[int]:
@@ -22,7 +22,7 @@ class ScriptedSampler:
     """Submit and step, as `TorchSampler` has them.
 
     Args:
-        answer: the reply to a prompt's text, without its end.
+        answer: the reply to a prompt's text, as text or as tokens, without its end.
         order: shuffles who finishes next; None is first come, first served.
         at_once: how many requests finish in a step.
         cut_off: end replies at this many tokens, as a token limit does.
@@ -53,7 +53,8 @@ class ScriptedSampler:
         return {ticket: [self._completion(*self._waiting.pop(ticket))] for ticket in tickets[: self.at_once]}
 
     def _completion(self, prompt: list[int], params: SamplingParams) -> Completion:
-        tokens = [*encode(self.answer(TOKENIZER.decode(prompt), params)), END]
+        answer = self.answer(TOKENIZER.decode(prompt), params)
+        tokens = [*(encode(answer) if isinstance(answer, str) else answer), END]
         reason = "stop" if len(tokens) <= self.cut_off else "length"
         tokens = tokens[: self.cut_off]
         return Completion(tokens, [-float(token) for token in tokens], reason)  # type: ignore[arg-type]

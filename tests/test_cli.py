@@ -18,7 +18,20 @@ from loragym.envs import CATALOGUE
 from loragym.recipes import RECIPES
 
 RUN = [
-    *["train", "sl_basic", "--lora-rank", "4", "--dtype", "float32", "--device", "cpu", "--env-problems", "16", "--batch-size", "8"],
+    *[
+        "train",
+        "sl_basic",
+        "--lora-rank",
+        "4",
+        "--dtype",
+        "float32",
+        "--device",
+        "cpu",
+        "--env-problems",
+        "16",
+        "--batch-size",
+        "8",
+    ],
     *["--learning-rate", "0.01", "--env-kwargs"],
     '{"high": 9, "few_shot": 2}',
 ]
@@ -114,7 +127,20 @@ def test_a_reply_cannot_drive_the_terminal(
 def test_chat_with_a_flat_loops_checkpoint(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["train", "rl_loop", "--env", "tests/Letters-v0", "--env-kwargs", "{}", "--lora-rank", "4", "--steps", "1", "--problems", "2"]
+    arguments = [
+        "train",
+        "rl_loop",
+        "--env",
+        "tests/Letters-v0",
+        "--env-kwargs",
+        "{}",
+        "--lora-rank",
+        "4",
+        "--steps",
+        "1",
+        "--problems",
+        "2",
+    ]
     assert command([*arguments, "--model", str(model), "--run-dir", str(tmp_path)]) == 0
     assert chat(monkeypatch, "hello\n", str(tmp_path / "checkpoint")) == 0
     assert capsys.readouterr().out.count("[assistant]") == 1
@@ -243,7 +269,18 @@ def test_an_error_comes_with_its_notes_and_an_interrupt_with_130(capsys: pytest.
 def test_a_world_that_breaks_the_contract_is_reported_without_a_traceback(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["train", "rl_basic", "--env", "tests/WrongShape-v0", "--env-kwargs", "{}", "--warmup-steps", "0", "--eval-problems", "0"]
+    arguments = [
+        "train",
+        "rl_basic",
+        "--env",
+        "tests/WrongShape-v0",
+        "--env-kwargs",
+        "{}",
+        "--warmup-steps",
+        "0",
+        "--eval-problems",
+        "0",
+    ]
     assert command([*arguments, "--model", str(model), "--run-dir", str(tmp_path / "run")]) == 1
     err = capsys.readouterr().err
     assert "tests/WrongShape-v0: step() returned a tuple of 3; expected a tuple of 5" in err

@@ -20,7 +20,18 @@ from loragym.trainers.run_directory import read_metrics
 
 TINY = ["--lora-rank", "4"]
 TRAINER = [*TINY, "--dtype", "float32", "--device", "cpu", "--eval-every", "0"]
-RL = ["--env", "tests/Letters-v0", "--env-kwargs", "{}", "--group-size", "4", "--max-tokens", "3", "--learning-rate", "0.02"]
+RL = [
+    "--env",
+    "tests/Letters-v0",
+    "--env-kwargs",
+    "{}",
+    "--group-size",
+    "4",
+    "--max-tokens",
+    "3",
+    "--learning-rate",
+    "0.02",
+]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +91,11 @@ def test_a_loop_is_one_flat_file_of_at_most_200_lines_without_a_trainer(name: st
 
 
 def test_rl_basic_runs_reports_and_leaves_a_run(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [*TRAINER, *RL, *["--steps", "3", "--problems-per-step", "4", "--warmup-steps", "2", "--warmup-batch", "4"]]
+    arguments = [
+        *TRAINER,
+        *RL,
+        *["--steps", "3", "--problems-per-step", "4", "--warmup-steps", "2", "--warmup-batch", "4"],
+    ]
     rows = run("rl_basic", model, tmp_path, *arguments, "--eval-problems", "4")
     assert [row["step"] for row in rows] == list(range(6))
     out = capsys.readouterr().out
@@ -104,7 +119,9 @@ def test_sl_basic_runs_reports_and_leaves_a_run(model: str, tmp_path: Path, caps
 
 
 def test_sl_basic_runs_without_held_out_conversations(model: str, tmp_path: Path) -> None:
-    rows = run("sl_basic", model, tmp_path, *TRAINER, *["--env-problems", "8", "--batch-size", "8", "--test-fraction", "0"])
+    rows = run(
+        "sl_basic", model, tmp_path, *TRAINER, *["--env-problems", "8", "--batch-size", "8", "--test-fraction", "0"]
+    )
     assert "test/nll" not in rows[0]
 
 
@@ -137,7 +154,12 @@ def test_sl_loop_learns_a_file_of_conversations_and_leaves_a_peft_folder(
     data = tmp_path / "chats.jsonl"
     rows = [json.dumps({"messages": [user(f"Say {i}"), assistant("abc")]}) + "\n" for i in range(20)]
     data.write_text("".join(rows), encoding="utf-8")
-    arguments = [*TINY, "--data", str(data), *["--batch-size", "6", "--epochs", "4", "--learning-rate", "0.01", "--eval-every", "4"]]
+    arguments = [
+        *TINY,
+        "--data",
+        str(data),
+        *["--batch-size", "6", "--epochs", "4", "--learning-rate", "0.01", "--eval-every", "4"],
+    ]
     logged = run("sl_loop", model, tmp_path / "run", *arguments)
     assert [row["step"] for row in logged] == list(range(12))
     assert logged[8]["test/nll"] < logged[0]["test/nll"] - 1

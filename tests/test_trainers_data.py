@@ -72,9 +72,8 @@ def test_a_mask_covers_the_sampled_tokens_over_all_turns_and_nothing_else() -> N
         whole = [*datum.tokens, datum.targets[-1]]
         assert whole == episode.turns[-1].prompt + episode.turns[-1].tokens
         assert datum.targets == whole[1:]
-        assert [t for t, m in zip(datum.targets, datum.mask, strict=True) if m] == sum(
-            (turn.tokens for turn in episode.turns), []
-        )
+        sampled = [token for turn in episode.turns for token in turn.tokens]
+        assert [t for t, m in zip(datum.targets, datum.mask, strict=True) if m] == sampled
         # The script's log-probability of a token is minus its id: each stands at its own target.
         expected = [-float(t) if m else 0.0 for t, m in zip(datum.targets, datum.mask, strict=True)]
         assert datum.logprobs == expected

@@ -47,6 +47,16 @@ def test_a_later_prompt_extends_the_prompt_and_the_reply_before_it_to_the_token(
         ]
 
 
+def test_what_was_sampled_is_never_tokenised_again() -> None:
+    # Half a character: as text it is another one, whose tokens are others.
+    half = encode("é")[:1]
+    assert encode(TOKENIZER.decode(half)) != half
+    (group,) = play(ScriptedSampler(lambda *_: half), [Task("tests/Letters-v0", {"turns": 3}, 0)])
+    first, second, third = group.episodes[0].turns
+    assert second.prompt[: len(first.prompt) + 2] == [*first.prompt, *half, END]
+    assert third.prompt[: len(second.prompt) + 2] == [*second.prompt, *half, END]
+
+
 def test_a_turn_keeps_the_reward_that_the_world_gave_for_it() -> None:
     first_wrong = ScriptedSampler(lambda p, params: guess(p, params) if "not a guess" in p else "no idea")
     ((group,),) = ([play(first_wrong, [guessing(0)])],)
@@ -116,6 +126,12 @@ def test_a_group_is_one_problem_played_several_times() -> None:
     assert {params.stop for params in sampler.seen} == {tuple(RENDERER.stop_sequences)}
 
 
+def test_every_reply_of_an_episode_draws_from_its_own_random_numbers() -> None:
+    sampler = ScriptedSampler(lambda *_: "a")
+    play(sampler, [Task("tests/Letters-v0", {"turns": 3}, seed) for seed in range(2)], group_size=2)
+    assert len({params.seed for params in sampler.seen}) == 2 * 2 * 3
+
+
 def test_sampling_seeds_depend_on_every_coordinate_and_their_order() -> None:
     assert sampling_seed(1, 2, 3) == sampling_seed(1, 2, 3)
     assert len({sampling_seed(a, b, c) for a in range(10) for b in range(10) for c in range(10)}) == 1000
@@ -164,7 +180,7 @@ def test_an_episode_that_outgrows_the_context_ends_there_and_keeps_its_turns() -
 def test_an_opening_beyond_the_context_is_an_error_that_names_the_task() -> None:
     base = BaseModel(*tiny_model(max_position_embeddings=32))
     task = Task("loragym/Arithmetic-v0", {"few_shot": 4}, 3)
-    with pytest.raises(ValueError, match="context of .* is 32") as caught:
+    with pytest.raises(ValueError, match=r"context of .* is 32") as caught:
         play(base.sampler(), [task], context_length=base.context_length)
     assert "loragym/Arithmetic-v0 with {'few_shot': 4}, seed 3" in caught.value.__notes__[0]
 

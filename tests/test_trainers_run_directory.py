@@ -55,7 +55,7 @@ def test_fields_that_change_no_result_may_change(tmp_path: Path) -> None:
 def test_a_damaged_config_is_an_error_that_says_so_and_fresh_gets_over_it(tmp_path: Path) -> None:
     opened_and_closed(tmp_path)
     (tmp_path / "config.json").write_text('{"model": ')
-    with pytest.raises(RunError, match="config.json is damaged"):
+    with pytest.raises(RunError, match=r"config.json is damaged"):
         RunDirectory(tmp_path, CONFIG)
     opened_and_closed(tmp_path, fresh=True)
     opened_and_closed(tmp_path)
@@ -95,7 +95,7 @@ def test_a_run_killed_while_it_was_being_made_can_be_made_again(tmp_path: Path) 
 
 def test_a_path_that_cannot_be_a_folder_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot use .*file/run as a run directory.*--run-dir"):
+    with pytest.raises(RunError, match=r"cannot use .*file/run as a run directory.*--run-dir"):
         RunDirectory(tmp_path / "file" / "run", CONFIG)
 
 

@@ -116,12 +116,12 @@ def test_a_line_that_is_no_conversation_is_named(tmp_path: Path, row: str, compl
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="none.jsonl is no file"):
+    with pytest.raises(FileNotFoundError, match=r"none.jsonl is no file"):
         read_conversations(tmp_path / "none.jsonl")
     with pytest.raises(ValueError, match="holds no conversation"):
         read_conversations(lines(tmp_path, "", " "))
     (tmp_path / "latin.jsonl").write_bytes(b'{"messages": "\xe4"}')
-    with pytest.raises(ValueError, match="latin.jsonl is not UTF-8 text"):
+    with pytest.raises(ValueError, match=r"latin.jsonl is not UTF-8 text"):
         read_conversations(tmp_path / "latin.jsonl")
 
 
@@ -163,7 +163,7 @@ def test_long_conversations_are_cut_and_counted(model: str, tmp_path: Path) -> N
     summary = supervised.train(small(model, tmp_path, data=data, max_length=64, test_fraction=0))
     assert summary["cut_conversations"] == 2
     assert summary["before"] == summary["after"] == {}
-    with pytest.raises(ValueError, match="none of 6 conversations has a token to train on .* max-length 8"):
+    with pytest.raises(ValueError, match=r"none of 6 conversations has a token to train on .* max-length 8"):
         supervised.train(small(model, tmp_path, data=data, max_length=8, test_fraction=0, run_dir=f"{tmp_path}/other"))
 
 
