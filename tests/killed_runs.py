@@ -34,7 +34,7 @@ RECIPES = {
             "--warmup-learning-rate 0.02 --num-substeps 2 --problems-per-step 4 --group-size 8 --max-tokens 4"
         ),
         *shlex.split("--eval-every 4 --eval-problems 4 --learning-rate 0.01 --env-kwargs"),
-        '{"high": 3}',
+        '{"high": 9}',
     ],
     "supervised": [
         *shlex.split("sl_basic --env-problems 32 --batch-size 8 --epochs 2 --eval-every 3 --learning-rate 0.01"),

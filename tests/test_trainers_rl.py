@@ -215,6 +215,7 @@ def test_an_environment_may_be_named_with_its_module() -> None:
         ({"env": "no_such_module:Nothing-v0"}, "cannot make the environment.*no_such_module"),
         ({"env": "loragym/Arithmetic-v0", "env_kwargs": {"hihg": 9}}, "unexpected keyword argument 'hihg'"),
         ({"env": "loragym/Arithmetic-v0", "env_kwargs": {"high": -1}}, "high=-1"),
+        ({"env": "loragym/Arithmetic-v0", "env_kwargs": {"high": 1}}, "split 'test' has none of the 4 items"),
         ({"env": "loragym/GuessNumber-v0", "warmup_steps": 1}, r"no info\['reference'\].*without supervised steps"),
     ],
 )

@@ -110,6 +110,7 @@ def train(config: RLConfig) -> dict[str, Any]:
         Interrupted: stopped by Ctrl-C, after saving.
     """
     check_env_id(config.env, config.env_kwargs)
+    held_out_tasks(config.env, config.env_kwargs, config.eval_problems)
     if config.warmup_steps:
         environment_conversations(config.env, config.env_kwargs, 1, config.seed)
     with RunDirectory(config.run_dir, config, fresh=config.fresh) as run:
