@@ -76,7 +76,8 @@ def as_reply(action: Reply | str) -> Reply:
     """
     if isinstance(action, str):
         return reply(action)
-    if not isinstance(action, Mapping) or action.get("role") != "assistant" or not isinstance(action.get("content"), str):
+    is_reply = isinstance(action, Mapping) and action.get("role") == "assistant"
+    if not is_reply or not isinstance(action.get("content"), str):
         raise TypeError(f"an action is a str or an assistant's message with a str content, got {action!r:.200}")
     stop_reason = action.get("stop_reason", "stop")
     if stop_reason not in STOP_REASONS:
@@ -99,12 +100,13 @@ def check_messages(messages: Iterable[Any], *, where: str = "messages") -> tuple
     Raises:
         TypeError: it is no sequence of messages; the error names the first wrong one.
     """
+    form = "{'role': ..., 'content': ...}"
     if isinstance(messages, str | Mapping) or not isinstance(messages, Iterable):
-        raise TypeError(f"{where}: expected a sequence of messages ({{'role': ..., 'content': ...}}), got {messages!r:.200}")
+        raise TypeError(f"{where}: expected a sequence of messages ({form}), got {messages!r:.200}")
     checked = tuple(messages)
     for index, message in enumerate(checked):
         if not isinstance(message, Mapping):
-            raise TypeError(f"{where}[{index}]: expected a message ({{'role': ..., 'content': ...}}), got {message!r:.200}")
+            raise TypeError(f"{where}[{index}]: expected a message ({form}), got {message!r:.200}")
         if message.get("role") not in ROLES:
             raise TypeError(f"{where}[{index}]: role is one of {ROLES}, got {message.get('role')!r}")
         if not isinstance(message.get("content"), str):

@@ -10,6 +10,7 @@ A few supervised steps teach it the form of an answer; the right answers it find
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import tyro
@@ -31,6 +32,8 @@ MAIN_JOB = RLConfig(
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = tyro.cli(RLConfig, default=MAIN_JOB, prog="loragym train rl_basic", description=__doc__, args=argv)
+    if config.env != MAIN_JOB.env and config.env_kwargs == MAIN_JOB.env_kwargs:
+        config = replace(config, env_kwargs={})  # the main job's arguments are not those of another environment
     print_summary(config, rl.train(config))
 
 

@@ -9,6 +9,7 @@ It runs as:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import tyro
 from loragym.trainers import SupervisedConfig, supervised
@@ -18,6 +19,8 @@ DEFAULTS = SupervisedConfig(run_dir="runs/sl_basic", env_kwargs={"high": 99})
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = tyro.cli(SupervisedConfig, default=DEFAULTS, prog="loragym train sl_basic", description=__doc__, args=argv)
+    if config.env != DEFAULTS.env and config.env_kwargs == DEFAULTS.env_kwargs:
+        config = replace(config, env_kwargs={})  # those of another environment are its own
     summary = supervised.train(config)
     if summary["after"]:
         before, after = summary["before"]["test/nll"], summary["after"]["test/nll"]

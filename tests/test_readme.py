@@ -40,7 +40,7 @@ def test_the_custom_environment_trains_from_the_command_line(tmp_path: Path) -> 
     (tmp_path / "counting.py").write_text(BLOCKS[0], encoding="utf-8")
     save_tiny_model(tmp_path / "model")
     command = (
-        "train rl_basic --env counting:CountLetter-v0 --env-kwargs {} --run-dir runs/counting --model model "
+        "train rl_basic --env counting:CountLetter-v0 --run-dir runs/counting --model model "
         "--steps 1 --warmup-steps 1 --problems-per-step 2 --group-size 2 --eval-problems 2"
     )
     done = subprocess.run(

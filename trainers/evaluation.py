@@ -46,9 +46,10 @@ def takes_split(env_id: str) -> bool:
 
 
 def held_out_tasks(env_id: str, kwargs: Mapping[str, Any], count: int) -> list[Task]:
-    """`count` problems that training does not use: of the split `test` if there is one, else of other seeds.
+    """`count` problems to evaluate on: of the split `test` if the environment takes an argument `split`.
 
-    Numbered problems are taken evenly from the whole split, each once.
+    Without one they come from other seeds than training's; whether training meets the same problems is then a matter of
+    how many there are. Numbered problems are taken evenly, each once.
     """
     if takes_split(env_id):
         kwargs = {**kwargs, "split": "test"}

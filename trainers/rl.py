@@ -94,6 +94,11 @@ class RLConfig(RunConfig):
         for name in ("warmup_steps", "eval_every", "transcripts_per_step", "learning_rate", "eval_problems"):
             at_least(self, name, 0)
         at_least(self, "group_size", 2)
+        if self.num_substeps > self.problems_per_step:
+            raise ValueError(
+                f"num-substeps is at most problems-per-step ({self.problems_per_step}): each update needs a problem of "
+                f"its own; got {self.num_substeps}"
+            )
         one_of(self, "schedule", SCHEDULES)
         one_of(self, "loss", LOSSES.keys() - {"cross_entropy"})
         one_of(self, "normalization", NORMALIZATIONS)
@@ -120,6 +125,7 @@ def train(config: RLConfig) -> dict[str, Any]:
         total = config.warmup_steps + config.steps
         run_steps(run, config, trainer.policy, trainer.step, total, COLUMNS)
         final = trainer.evaluate()
+        trainer.pool.close()
         rows = read_metrics(run.path)
         run.log(total, {**final, "time/elapsed": rows[-1]["time/elapsed"]})
         summary = summarize([*rows, {"step": total, **final}], config)

@@ -177,7 +177,10 @@ class SupervisedTrainer:
     def _datums(self, conversations: Sequence[Conversation]) -> list[Datum]:
         datums = []
         for conversation in conversations:
-            whole = supervised_datum(conversation, self.renderer, train_on=self.config.train_on)
+            try:
+                whole = supervised_datum(conversation, self.renderer, train_on=self.config.train_on)
+            except ValueError as error:
+                raise ValueError(f"cannot train on the conversation {str(conversation)[:200]}: {error}") from error
             datum = whole
             if whole is not None and len(whole.tokens) >= self.config.max_length:
                 self.num_cut += 1
