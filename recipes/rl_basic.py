@@ -19,14 +19,18 @@ from loragym.trainers import RLConfig, rl
 MAIN_JOB = RLConfig(
     run_dir="runs/rl_basic",
     env="loragym/Arithmetic-v0",
-    env_kwargs={"high": 20},
-    steps=60,
-    problems_per_step=32,
-    group_size=8,
-    max_tokens=8,
-    learning_rate=1e-4,
-    warmup_steps=15,
+    env_kwargs={"high": 50},
+    warmup_steps=16,
     warmup_learning_rate=3e-4,
+    steps=140,
+    problems_per_step=48,
+    group_size=16,
+    max_tokens=6,
+    # Hotter than it is judged: at 1 the groups soon agree, and groups that agree teach nothing.
+    temperature=1.5,
+    learning_rate=6e-4,
+    schedule="linear",
+    max_concurrent=1024,
 )
 
 
