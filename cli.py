@@ -141,6 +141,11 @@ def find_policy(name: str) -> tuple[str, Path | None, dict[str, Any]]:
         FileNotFoundError: the run has no checkpoint yet.
     """
     folder = Path(name)
+    # The flat loops leave one adapter, under these names, and no config.
+    for adapter in (folder, folder / "checkpoint", folder / "adapter"):
+        if (adapter / "adapter_config.json").is_file():
+            saved = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+            return saved["base_model_name_or_path"], adapter, {}
     if (folder / "checkpoints").is_dir() or (folder / "metrics.jsonl").is_file():
         from .trainers.checkpoints import CheckpointStore
 
@@ -151,9 +156,6 @@ def find_policy(name: str) -> tuple[str, Path | None, dict[str, Any]]:
             )
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return config["model"], newest[1], config
-    if (folder / "adapter_config.json").is_file():
-        saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        return saved["base_model_name_or_path"], folder, {}
     return name, None, {}
 
 

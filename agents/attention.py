@@ -176,7 +176,7 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface: `(1, heads, T, D)` in, `(1, T, H, D)` out."""
     if layout is None:
-        raise RuntimeError(
+        raise NotImplementedError(
             f"{type(module).__name__} did not pass the layout on to its attention: this architecture does not forward "
             "keyword arguments to its attention layers and cannot run on loragym's engine"
         )

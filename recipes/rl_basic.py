@@ -59,7 +59,7 @@ def print_summary(config: RLConfig, summary: dict[str, Any]) -> None:
         f"The run is in {config.run_dir}\n"
         f"  curves:      loragym plot {config.run_dir}      or: tensorboard --logdir {config.run_dir}\n"
         f"  chat:        loragym chat {config.run_dir}\n"
-        f"  start anew:  run the same command with --fresh"
+        f"  go on:       the same command again, should a run be stopped; --fresh starts anew"
     )
 
 

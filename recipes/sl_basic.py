@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"The run is in {config.run_dir}\n"
         f"  curves:      loragym plot {config.run_dir}      or: tensorboard --logdir {config.run_dir}\n"
         f"  chat:        loragym chat {config.run_dir}\n"
-        f"  start anew:  run the same command with --fresh"
+        f"  go on:       the same command again, should a run be stopped; --fresh starts anew"
     )
 
 

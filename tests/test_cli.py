@@ -292,3 +292,11 @@ def test_the_command_line_answers_without_loading_torch() -> None:
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "loragym/Arithmetic-v0" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "adapter"])
+def test_a_flat_loops_run_stands_for_its_one_adapter(tmp_path: Path, name: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text("", encoding="utf-8")
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "adapter_config.json").write_text('{"base_model_name_or_path": "a-base"}', encoding="utf-8")
+    assert find_policy(str(tmp_path)) == ("a-base", tmp_path / name, {})
