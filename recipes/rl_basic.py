@@ -22,8 +22,8 @@ MAIN_JOB = RLConfig(
     env_kwargs={"high": 50},
     warmup_steps=16,
     warmup_learning_rate=3e-4,
-    steps=140,
-    problems_per_step=48,
+    steps=160,
+    problems_per_step=40,
     group_size=16,
     max_tokens=6,
     # Hotter than it is judged: at 1 the groups soon agree, and groups that agree teach nothing.
