@@ -41,8 +41,8 @@ class BaseModel:
         self.tokenizer = tokenizer
         self.name = name or model.config._name_or_path or type(model).__name__
         self.adapters: dict[str, LoraPolicy] = {}
-        self._probe()
         self.switch = AdapterSwitch()
+        self._probe()
         self.switch.attach(model)
 
     @classmethod
@@ -195,7 +195,6 @@ class BaseModel:
         from .torch_sampler import TorchSampler
 
         kind, layers = type(self.model).__name__, self.model.config.get_text_config().num_hidden_layers
-        self.switch = AdapterSwitch()
         self.model.set_attn_implementation(IMPLEMENTATION)
         tokens = [(7919 * i + 11) % self.vocabulary for i in range(7)]
         prompts = [tokens[:5], tokens[:3] + tokens[5:]]

@@ -15,6 +15,7 @@ from typing import Any
 
 import tyro
 from loragym.trainers import RLConfig, rl
+from loragym.trainers.display import what_next
 
 MAIN_JOB = RLConfig(
     run_dir="runs/rl_basic",
@@ -56,10 +57,7 @@ def print_summary(config: RLConfig, summary: dict[str, Any]) -> None:
         f"{summary['last_reward']:.3f} over the last five\n"
         f"{summary['minutes']:.1f} minutes, {summary['sampled_tokens_per_second']:.0f} tokens/s sampled, "
         f"{summary['trained_tokens_per_second']:.0f} tokens/s trained, {summary['peak_memory_mib']:.0f} MiB at most\n\n"
-        f"The run is in {config.run_dir}\n"
-        f"  curves:      loragym plot {config.run_dir}      or: tensorboard --logdir {config.run_dir}\n"
-        f"  chat:        loragym chat {config.run_dir}\n"
-        f"  go on:       the same command again, should a run be stopped; --fresh starts anew"
+        f"{what_next(config.run_dir)}"
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import tyro
 from loragym.trainers import SupervisedConfig, supervised
+from loragym.trainers.display import what_next
 
 DEFAULTS = SupervisedConfig(run_dir="runs/sl_basic", env_kwargs={"high": 99})
 
@@ -29,10 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{summary['conversations']} conversations ({summary['cut_conversations']} cut to max-length), "
         f"{summary['minutes']:.1f} minutes, {summary['trained_tokens_per_second']:.0f} tokens/s trained, "
         f"{summary['peak_memory_mib']:.0f} MiB at most\n\n"
-        f"The run is in {config.run_dir}\n"
-        f"  curves:      loragym plot {config.run_dir}      or: tensorboard --logdir {config.run_dir}\n"
-        f"  chat:        loragym chat {config.run_dir}\n"
-        f"  go on:       the same command again, should a run be stopped; --fresh starts anew"
+        f"{what_next(config.run_dir)}"
     )
 
 

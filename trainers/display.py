@@ -81,3 +81,13 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def what_next(run_dir: str) -> str:
+    """Where a finished run is and what can be done with it, in lines to print."""
+    return (
+        f"The run is in {run_dir}\n"
+        f"  curves:      loragym plot {run_dir}      or: tensorboard --logdir {run_dir}\n"
+        f"  chat:        loragym chat {run_dir}\n"
+        f"  go on:       the same command again, should a run be stopped; --fresh starts anew"
+    )
