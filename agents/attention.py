@@ -16,7 +16,7 @@ import torch
 from torch.autograd.function import FunctionCtx
 from transformers import AttentionInterface
 
-from .packing import Pack
+from .packing import BlockBatch, Pack
 
 IMPLEMENTATION = "loragym"
 """The name under which transformers finds this attention."""
@@ -59,8 +59,8 @@ class TreeLayout:
 class TreeAttention(torch.autograd.Function):
     """Exact attention over the blocks of a pack.
 
-    Keeps only the log-normaliser of each query, not its scores, and computes these again in the backward pass (as in
-    FlashAttention, Dao et al. 2022), so memory is linear in the tokens.
+    Keeps no scores but computes them again in the backward pass (as in FlashAttention, Dao et al. 2022), so memory is
+    linear in the tokens.
     """
 
     @staticmethod
@@ -72,93 +72,86 @@ class TreeAttention(torch.autograd.Function):
         pack: Pack,
         options: AttentionOptions,
     ) -> torch.Tensor:
-        out_THD = torch.empty_like(q_THD)
-        lse_TH = torch.empty(q_THD.shape[:2], dtype=_wide(q_THD.dtype), device=q_THD.device)
+        # One row more than there are tokens, for what padding gives.
+        out = q_THD.new_empty(len(q_THD) + 1, *q_THD.shape[1:])
         for index, block in enumerate(pack.blocks):
-            q, k, v = _gather(q_THD, k_TGD, v_TGD, block.queries_BN, block.keys_BK)
-            scores = _scores(q, k, pack.bias_BNK(index, lse_TH.dtype, options.window), options)
-            lse = scores.logsumexp(-1, keepdim=True)
-            out = torch.matmul((scores - lse).exp_().to(v.dtype), v)
-            real = block.queries_BN >= 0
-            nodes = block.queries_BN[real]
-            out_THD[nodes] = _ungroup(out, *block.queries_BN.shape)[real]
-            lse_TH[nodes] = _ungroup(lse, *block.queries_BN.shape)[real].squeeze(-1)
-        ctx.save_for_backward(q_THD, k_TGD, v_TGD, out_THD, lse_TH)
+            q, k, v = _gather(q_THD, k_TGD, v_TGD, block)
+            p, _ = _probabilities(q, k, pack.bias_BNK(index, q.dtype, options.window), options)
+            out.index_copy_(0, block.to_queries, _ungroup(torch.bmm(p, v), *block.queries_BN.shape))
+        ctx.save_for_backward(q_THD, k_TGD, v_TGD)
         ctx.pack, ctx.options = pack, options
-        return out_THD
+        return out[:-1]
 
     @staticmethod
     def backward(ctx: FunctionCtx, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (grad_THD,) = grads
-        q_THD, k_TGD, v_TGD, out_THD, lse_TH = ctx.saved_tensors  # type: ignore[attr-defined]
+        q_THD, k_TGD, v_TGD = ctx.saved_tensors  # type: ignore[attr-defined]
         pack, options = ctx.pack, ctx.options  # type: ignore[attr-defined]
-        wide = lse_TH.dtype
-        delta_TH = (grad_THD.to(wide) * out_THD.to(wide)).sum(-1)
-        dq_THD = torch.empty_like(q_THD)
+        wide = torch.promote_types(q_THD.dtype, torch.float32)
+        dq = q_THD.new_empty(len(q_THD) + 1, *q_THD.shape[1:])
         dk_TGD, dv_TGD = torch.zeros_like(k_TGD, dtype=wide), torch.zeros_like(v_TGD, dtype=wide)
         groups = k_TGD.shape[1]
         for index, block in enumerate(pack.blocks):
-            (B, N), K = block.queries_BN.shape, block.keys_BK.shape[1]
-            q, k, v = _gather(q_THD, k_TGD, v_TGD, block.queries_BN, block.keys_BK)
-            real = block.queries_BN >= 0
-            grad = _group(grad_THD, block.queries_BN, groups)
-            lse = _group(lse_TH[..., None], block.queries_BN, groups)
-            delta = _group(delta_TH[..., None], block.queries_BN, groups)
-            scores = _scores(q, k, pack.bias_BNK(index, wide, options.window), options)
-            p = (scores - lse).exp_().masked_fill_(_padded_rows(real, q, groups), 0.0)
-            dv = torch.matmul(p.to(grad.dtype).transpose(1, 2), grad)
-            ds = p.mul_(torch.matmul(grad, v.transpose(1, 2)).to(wide) - delta)
-            if options.softcap:
-                ds.mul_(1 - (scores.nan_to_num(neginf=0.0) / options.softcap) ** 2)
-            ds_narrow = ds.mul_(options.scale).to(q.dtype)
-            dq_THD[block.queries_BN[real]] = _ungroup(torch.matmul(ds_narrow, k), B, N)[real]
-            seen = block.keys_BK >= 0
-            keys = block.keys_BK[seen]
-            for total, part in ((dk_TGD, torch.matmul(ds_narrow.transpose(1, 2), q)), (dv_TGD, dv)):
-                part_BKGD = part.view(B, groups, K, -1).transpose(1, 2)
-                total.index_add_(0, keys, part_BKGD[seen].to(wide))
-        return dq_THD, dk_TGD.to(k_TGD.dtype), dv_TGD.to(v_TGD.dtype), None, None
+            B, N = block.queries_BN.shape
+            q, k, v = _gather(q_THD, k_TGD, v_TGD, block)
+            grad = _group(grad_THD, block.from_queries, B, groups)
+            if block.real_BN is not None:
+                grad.view(B, groups, N, -1).mul_(block.real_BN[:, None, :, None].to(grad.dtype))
+            p, capped = _probabilities(q, k, pack.bias_BNK(index, q.dtype, options.window), options)
+            dv = torch.bmm(p.transpose(1, 2), grad)
+            dp = torch.bmm(grad, v.transpose(1, 2))
+            ds = torch._softmax_backward_data(dp, p, -1, p.dtype)
+            if capped is not None:
+                ds.mul_(1 - (capped / options.softcap).square_())
+            dq.index_copy_(0, block.to_queries, _ungroup(scaled_product(ds, k, options.scale), B, N))
+            dk = scaled_product(ds.transpose(1, 2), q, options.scale)
+            # Padded keys have probability 0, and with it no gradient: what they add to the first token is 0.
+            for total, part in ((dk_TGD, dk), (dv_TGD, dv)):
+                total.index_add_(0, block.from_keys, _ungroup(part, B, len(block.from_keys) // B).to(wide))
+        return dq[:-1], dk_TGD.to(k_TGD.dtype), dv_TGD.to(v_TGD.dtype), None, None
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """The type in which scores are normalised."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _group(x_THX: torch.Tensor, nodes_BN: torch.Tensor, groups: int) -> torch.Tensor:
-    """Rows of `x` by key-value head: `(B * G, N * R, X)`; padding takes row 0."""
-    (B, N), (_, H, X) = nodes_BN.shape, x_THX.shape
-    x = x_THX.index_select(0, nodes_BN.clamp(min=0).flatten()).view(B, N, groups, H // groups, X)
+def _group(x_THX: torch.Tensor, nodes: torch.Tensor, B: int, groups: int) -> torch.Tensor:
+    """Rows of `x` by key-value head: `(B * G, N * R, X)`, of flat node indices `(B * N,)`."""
+    (_, H, X), N = x_THX.shape, len(nodes) // B
+    x = x_THX.index_select(0, nodes).view(B, N, groups, H // groups, X)
     return x.transpose(1, 2).reshape(B * groups, N * (H // groups), X)
 
 
 def _ungroup(x: torch.Tensor, B: int, N: int) -> torch.Tensor:
-    """Inverse of `_group`: `(B, N, H, X)`."""
+    """Inverse of `_group`: `(B * N, H, X)`."""
     G = x.shape[0] // B
-    return x.view(B, G, N, -1, x.shape[-1]).transpose(1, 2).reshape(B, N, -1, x.shape[-1])
-
-
-def _padded_rows(real_BN: torch.Tensor, like: torch.Tensor, groups: int) -> torch.Tensor:
-    """True for padded queries, in the shape of `_group`."""
-    padded = ~real_BN[:, None, :, None].expand(-1, groups, -1, like.shape[1] // real_BN.shape[1])
-    return padded.reshape(like.shape[0], like.shape[1], 1)
+    return x.view(B, G, N, -1, x.shape[-1]).transpose(1, 2).reshape(B * N, -1, x.shape[-1])
 
 
 def _gather(
-    q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, queries_BN: torch.Tensor, keys_BK: torch.Tensor
+    q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, block: BlockBatch
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    groups = k_TGD.shape[1]
-    return _group(q_THD, queries_BN, groups), _group(k_TGD, keys_BK, groups), _group(v_TGD, keys_BK, groups)
+    groups, B = k_TGD.shape[1], len(block.queries_BN)
+    return (
+        _group(q_THD, block.from_queries, B, groups),
+        _group(k_TGD, block.from_keys, B, groups),
+        _group(v_TGD, block.from_keys, B, groups),
+    )
 
 
-def _scores(q: torch.Tensor, k: torch.Tensor, bias_BNK: torch.Tensor, options: AttentionOptions) -> torch.Tensor:
-    """Scaled, capped and masked scores `(B * G, N * R, K)` in the type of the bias."""
-    scores = torch.matmul(q, k.transpose(1, 2)).to(bias_BNK.dtype).mul_(options.scale)
+def scaled_product(a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
+    """`scale * a @ b` of batched matrices, scaled before it is rounded."""
+    return torch.baddbmm(a.new_empty(()), a, b, beta=0, alpha=scale)
+
+
+def _probabilities(
+    q: torch.Tensor, k: torch.Tensor, bias_BNK: torch.Tensor, options: AttentionOptions
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention's probabilities `(B * G, N * R, K)`, and the capped scores if there is a cap."""
+    scores = scaled_product(q, k.transpose(1, 2), options.scale)
+    capped = None
     if options.softcap:
-        scores = torch.tanh(scores / options.softcap).mul_(options.softcap)
+        capped = torch.tanh(scores / options.softcap).mul_(options.softcap)
+        scores = capped.clone()
     B, N, K = bias_BNK.shape
     scores.view(B, -1, N, scores.shape[1] // N, K).add_(bias_BNK[:, None, :, None, :])
-    return scores
+    return torch.softmax(scores, -1), capped
 
 
 def _attention(

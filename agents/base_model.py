@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .attention import IMPLEMENTATION, Layout, TreeLayout
+from .fused import FusedDecoder
 from .loading import load_pretrained
 from .lora import Adapter, AdapterSwitch, LoraConfig, initial_adapter, target_modules
 from .packing import pack_sequences
@@ -42,7 +43,16 @@ class BaseModel:
         self.name = name or model.config._name_or_path or type(model).__name__
         self.adapters: dict[str, LoraPolicy] = {}
         self.switch = AdapterSwitch()
-        self._probe()
+        self.fused = FusedDecoder.of(model)
+        try:
+            self._probe()
+        except NotImplementedError:
+            if self.fused is None:
+                raise
+            self.fused = None
+            self._probe()
+        if self.fused is not None:
+            self.fused.unpack()  # until there is something to sample
         self.switch.attach(model)
 
     @classmethod
@@ -80,6 +90,12 @@ class BaseModel:
         return min(
             self.model.get_input_embeddings().weight.shape[0], self.model.get_output_embeddings().weight.shape[0]
         )
+
+    @cached_property
+    def head_name(self) -> str:
+        """The output embedding's name among the model's modules."""
+        head = self.model.get_output_embeddings()
+        return next(name for name, module in self.model.named_modules() if module is head)
 
     @cached_property
     def end_tokens(self) -> tuple[int, ...]:
@@ -168,6 +184,8 @@ class BaseModel:
         self, tokens_T: torch.Tensor, positions_T: torch.Tensor, layout: Layout, adapter: Adapter | None
     ) -> torch.Tensor:
         """Runs the decoder over flat tokens; returns the last layer's normalised states, `(T, hidden)`."""
+        if self.fused is not None:
+            return self.fused(tokens_T, positions_T, layout, adapter)
         decoder = getattr(self.model, self.model.base_model_prefix)
         with self.switch.using(adapter):
             out = decoder(
@@ -177,8 +195,12 @@ class BaseModel:
 
     def logits(self, hidden_XH: torch.Tensor, adapter: Adapter | None) -> torch.Tensor:
         """Unnormalised log-probabilities `(X, V)` of the next token, in the head's own type."""
-        with self.switch.using(adapter):
-            logits = self.model.get_output_embeddings()(hidden_XH)
+        logits = None
+        if self.fused is not None and not (adapter and self.head_name in adapter.pairs):
+            logits = self.fused.logits(hidden_XH)
+        if logits is None:
+            with self.switch.using(adapter):
+                logits = self.model.get_output_embeddings()(hidden_XH)
         config = self.model.config.get_text_config()
         if scaling := getattr(config, "logits_scaling", None):
             logits = logits / scaling

@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 
+CACHE_BYTES = 2**21
+"""Working set of a chunk of rows on a CPU."""
+
 
 def selected_logprobs(
     logits_UV: torch.Tensor, row_X: torch.Tensor, target_X: torch.Tensor, temperature: float = 1.0
@@ -23,11 +26,19 @@ def selected_logprobs(
     return _SelectedLogprobs.apply(logits_UV, row_X, target_X, temperature)
 
 
-def tempered(logits_UV: torch.Tensor, temperature: float) -> torch.Tensor:
-    """logits / temperature in float32 or wider, always a new tensor."""
-    wide = torch.promote_types(logits_UV.dtype, torch.float32)
-    copied = logits_UV.to(wide, copy=True)
+def tempered(logits_UV: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:
+    """logits / temperature in float32 or wider, always a new tensor; one temperature, or one for each row."""
+    copied = logits_UV.to(torch.promote_types(logits_UV.dtype, torch.float32), copy=True)
+    if isinstance(temperature, torch.Tensor):
+        return copied.div_(temperature[:, None])
     return copied if temperature == 1.0 else copied.div_(temperature)
+
+
+def row_chunks(logits_UV: torch.Tensor) -> list[slice]:
+    """Ranges of rows that are small enough for a processor's cache in float32; all rows at once elsewhere."""
+    rows, vocabulary = logits_UV.shape
+    chunk = max(1, CACHE_BYTES // (4 * vocabulary)) if logits_UV.device.type == "cpu" else max(1, rows)
+    return [slice(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
 
 
 class _SelectedLogprobs(torch.autograd.Function):
@@ -35,18 +46,35 @@ class _SelectedLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, logits_UV: torch.Tensor, row_X: torch.Tensor, target_X: torch.Tensor, temperature: float
     ) -> torch.Tensor:
-        scaled = tempered(logits_UV, temperature)
-        lse_U = scaled.logsumexp(-1)
-        ctx.save_for_backward(logits_UV, row_X, target_X, lse_U)
+        lse_U = logits_UV.new_empty(len(logits_UV), dtype=torch.promote_types(logits_UV.dtype, torch.float32))
+        for rows in row_chunks(logits_UV):
+            scaled = tempered(logits_UV[rows], temperature)
+            lse_U[rows] = log_normalizer(scaled)
+        ctx.save_for_backward(logits_UV, row_X, target_X)
         ctx.temperature = temperature
-        return scaled[row_X, target_X] - lse_U[row_X]
+        return tempered(logits_UV[row_X, target_X], temperature) - lse_U[row_X]
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (grad_X,) = grads
-        logits_UV, row_X, target_X, lse_U = ctx.saved_tensors
-        probabilities = tempered(logits_UV, ctx.temperature).sub_(lse_U[:, None]).exp_()
-        total_U = torch.zeros_like(lse_U).index_add_(0, row_X, grad_X)
-        grad_UV = probabilities.mul_(-total_U[:, None])
-        grad_UV.index_put_((row_X, target_X), grad_X, accumulate=True)
-        return grad_UV.div_(ctx.temperature).to(logits_UV.dtype), None, None, None
+        logits_UV, row_X, target_X = ctx.saved_tensors
+        order = row_X.argsort()
+        row_X, target_X, grad_X = row_X[order], target_X[order], grads[0][order]
+        total_U = grad_X.new_zeros(len(logits_UV)).index_add_(0, row_X, grad_X)
+        chunks = row_chunks(logits_UV)
+        ends = torch.searchsorted(row_X, torch.as_tensor([c.stop for c in chunks], device=row_X.device)).tolist()
+        grad_UV = torch.empty_like(logits_UV)
+        start = 0
+        for rows, end in zip(chunks, ends, strict=True):
+            part = torch.softmax(tempered(logits_UV[rows], ctx.temperature), -1).mul_(-total_U[rows, None])
+            part.index_put_(
+                (row_X[start:end] - rows.start, target_X[start:end]), grad_X[start:end].to(part.dtype), accumulate=True
+            )
+            grad_UV[rows] = part if ctx.temperature == 1.0 else part.div_(ctx.temperature)
+            start = end
+        return grad_UV, None, None, None
+
+
+def log_normalizer(scaled_UV: torch.Tensor) -> torch.Tensor:
+    """log of the sum of exponentials of each row."""
+    # log_softmax is one fused pass, and rounding takes least where it is largest.
+    return scaled_UV.amax(-1) - torch.log_softmax(scaled_UV, -1).amax(-1)

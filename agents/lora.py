@@ -55,10 +55,17 @@ class LoraConfig:
 
 @dataclass
 class Adapter:
-    """An adapter's tensors by module name: A is `(rank, in)`, B is `(out, rank)`."""
+    """An adapter's tensors by module name: A is `(rank, in)`, B is `(out, rank)`.
+
+    Attributes:
+        pairs: A and B of each module.
+        scale: factor of the update.
+        stacks: what `fused` made of a snapshot's tensors; None while the tensors may still change.
+    """
 
     pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]
     scale: float
+    stacks: dict[tuple[str, ...], Any] | None = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All tensors by their names in a PEFT folder."""
@@ -74,7 +81,7 @@ class Adapter:
             module: (a.detach().to(dtype, copy=True), (b.detach() * self.scale).to(dtype, copy=True))
             for module, (a, b) in self.pairs.items()
         }
-        return Adapter(pairs, 1.0)
+        return Adapter(pairs, 1.0, stacks={})
 
 
 @dataclass

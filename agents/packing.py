@@ -27,10 +27,33 @@ PADDING_ALLOWED = 1.3
 
 @dataclass(frozen=True, slots=True)
 class BlockBatch:
-    """Dense attention blocks of about one shape; -1 is padding."""
+    """Dense attention blocks of about one shape; -1 is padding.
+
+    Attributes:
+        queries_BN, keys_BK: nodes.
+        from_queries, from_keys: the same, flat, with the first node in place of padding.
+        to_queries: the queries, flat, with one past the last node in place of padding.
+        real_BN: False where a query is padding; None if none is.
+    """
 
     queries_BN: torch.Tensor
     keys_BK: torch.Tensor
+    from_queries: torch.Tensor
+    from_keys: torch.Tensor
+    to_queries: torch.Tensor
+    real_BN: torch.Tensor | None
+
+    @classmethod
+    def of(cls, queries_BN: torch.Tensor, keys_BK: torch.Tensor, nodes: int) -> BlockBatch:
+        flat, real_BN = queries_BN.flatten(), queries_BN >= 0
+        return cls(
+            queries_BN,
+            keys_BK,
+            from_queries=flat.clamp(min=0),
+            from_keys=keys_BK.flatten().clamp(min=0),
+            to_queries=torch.where(flat >= 0, flat, nodes),
+            real_BN=None if bool(real_BN.all()) else real_BN,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +243,7 @@ def _batches(ranges: list[tuple[int, int]], parent_T: np.ndarray, device: torch.
             area, widest = len(block[0]) * len(block[1]), len(block[0])
         batches[-1].append(block)
     return [
-        BlockBatch(queries_BN=_padded([b[0] for b in batch], device), keys_BK=_padded([b[1] for b in batch], device))
+        BlockBatch.of(_padded([b[0] for b in batch], device), _padded([b[1] for b in batch], device), len(parent_T))
         for batch in batches
     ]
 

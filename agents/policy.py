@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 OPTIMIZER_FILE = "optimizer.safetensors"
 POLICY_FILE = "policy.json"
 LOGITS_BYTES = 2**28
-"""Memory for the float32 logits of one chunk; more trained tokens go through the head chunk by chunk."""
+"""Memory for the logits of one chunk; more trained tokens go through the head chunk by chunk."""
 
 
 class NonFiniteError(RuntimeError):
@@ -329,7 +329,7 @@ class LoraPolicy:
         device = self.base.device
         hidden_UH = hidden_TH.index_select(0, torch.as_tensor(nodes_U, device=device))
         order_X = np.argsort(row_X, kind="stable")
-        chunk = max(1, LOGITS_BYTES // (4 * self.base.vocabulary))
+        chunk = max(1, LOGITS_BYTES // (self.base.dtype.itemsize * self.base.vocabulary))
 
         def of_chunk(hidden: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             return selected_logprobs(self.base.logits(hidden, self.adapter), rows, targets, temperature)

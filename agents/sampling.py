@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from .logprobs import tempered
+from .logprobs import log_normalizer, row_chunks, tempered
 
 DRAW_BLOCK = 512
 """Vocabulary entries whose probability is added up at once before the drawn block is looked at closely."""
@@ -115,42 +115,61 @@ def draw(
     Raises:
         ValueError: logits are NaN or infinite, so that there is no distribution to draw from.
     """
-    temperatures = {p.temperature for p in params_U}
-    device = logits_UV.device
-    rows = torch.as_tensor(np.asarray(row_S), device=device)
-    if temperatures == {0.0}:
-        largest_U, likeliest_U = logits_UV.max(-1)
-        _check_finite(largest_U)
-        return likeliest_U[rows].tolist(), [0.0] * len(row_S)
-    scaled = tempered(logits_UV, 1.0)
-    if temperatures != {1.0}:
-        divisors = [p.temperature or 1.0 for p in params_U]
-        scaled /= torch.as_tensor(divisors, dtype=scaled.dtype, device=device)[:, None]
-    for row, params in enumerate(params_U):
-        if params.temperature and (params.top_k or params.top_p < 1):
-            scaled[row] = truncated(scaled[row], params.top_k, params.top_p)
-    lse_U = scaled.logsumexp(-1)
+    device, (U, V) = logits_UV.device, logits_UV.shape
+    rows_S = torch.as_tensor(np.asarray(row_S), device=device)
+    greedy_U = [p.temperature == 0 for p in params_U]
+    if all(greedy_U):
+        _check_finite(logits_UV.amax(-1))
+        return _likeliest(logits_UV)[rows_S].tolist(), [0.0] * len(row_S)
+    truncating = any(p.temperature and (p.top_k or p.top_p < 1) for p in params_U)
+    wide = torch.promote_types(logits_UV.dtype, torch.float32)
+    divisors_U = torch.as_tensor([p.temperature or 1.0 for p in params_U], dtype=wide, device=device)
+    scaled_UV = tempered(logits_UV, divisors_U) if truncating else None
+    if scaled_UV is not None:
+        for row, params in enumerate(params_U):
+            if params.temperature and (params.top_k or params.top_p < 1):
+                scaled_UV[row] = truncated(scaled_UV[row], params.top_k, params.top_p)
+    lse_U, by_block = torch.empty_like(divisors_U), divisors_U.new_empty(U, -(-V // DRAW_BLOCK))
+    for rows in row_chunks(logits_UV):
+        scaled = tempered(logits_UV[rows], divisors_U[rows]) if scaled_UV is None else scaled_UV[rows]
+        lse_U[rows] = log_normalizer(scaled)
+        by_block[rows] = _blocks(torch.softmax(scaled, -1)).sum(-1)
     _check_finite(lse_U)
-    probabilities = torch.exp(scaled - lse_U[:, None])
-    probabilities = torch.nn.functional.pad(probabilities, (0, -probabilities.shape[1] % DRAW_BLOCK))
-    blocks = probabilities.view(len(params_U), -1, DRAW_BLOCK)
-    by_block = blocks.sum(-1).double().cumsum(-1)
-    uniform = torch.as_tensor(uniform_S, device=device)
-    goal = uniform * by_block[rows, -1]
-    block = (by_block[rows] <= goal[:, None]).sum(-1).clamp(max=by_block.shape[1] - 1)
-    before = torch.where(block > 0, by_block[rows, (block - 1).clamp(min=0)], 0.0)
-    share = (goal - before) / (by_block[rows, block] - before)
-    inside = blocks[rows, block].double().cumsum(-1)
+    by_block = by_block.double().cumsum(-1)
+    goal_S = torch.as_tensor(uniform_S, device=device) * by_block[rows_S, -1]
+    block_S = (by_block[rows_S] <= goal_S[:, None]).sum(-1).clamp(max=by_block.shape[1] - 1)
+    before_S = torch.where(block_S > 0, by_block[rows_S, (block_S - 1).clamp(min=0)], 0.0)
+    share_S = (goal_S - before_S) / (by_block[rows_S, block_S] - before_S)
+    at_SD = block_S[:, None] * DRAW_BLOCK + torch.arange(DRAW_BLOCK, device=device)
+    inside_SD = (logits_UV if scaled_UV is None else scaled_UV)[rows_S[:, None], at_SD.clamp(max=V - 1)]
+    if scaled_UV is None:
+        inside_SD = tempered(inside_SD, divisors_U[rows_S])
+    logprob_SD = (inside_SD - lse_U[rows_S, None]).masked_fill_(at_SD >= V, -torch.inf)
+    inside_SD = logprob_SD.exp().double().cumsum(-1)
     # The last entry with any probability bounds the choice, should rounding push the goal past the end.
-    last = (inside < inside[:, -1:]).sum(-1)
-    offset = torch.minimum((inside <= (share * inside[:, -1])[:, None]).sum(-1), last)
-    tokens = block * DRAW_BLOCK + offset
-    logprobs = (scaled[rows, tokens] - lse_U[rows]).double()
-    if 0.0 in temperatures:
-        greedy = torch.as_tensor([p.temperature == 0 for p in params_U], device=device)[rows]
-        tokens = torch.where(greedy, logits_UV.argmax(-1)[rows], tokens)
-        logprobs = logprobs.masked_fill(greedy, 0.0)
-    return tokens.tolist(), logprobs.tolist()
+    last_S = (inside_SD < inside_SD[:, -1:]).sum(-1)
+    offset_S = torch.minimum((inside_SD <= (share_S * inside_SD[:, -1])[:, None]).sum(-1), last_S)
+    tokens_S = block_S * DRAW_BLOCK + offset_S
+    logprobs_S = logprob_SD.gather(-1, offset_S[:, None])[:, 0].double()
+    if any(greedy_U):
+        greedy_S = torch.as_tensor(greedy_U, device=device)[rows_S]
+        tokens_S = torch.where(greedy_S, _likeliest(logits_UV)[rows_S], tokens_S)
+        logprobs_S = logprobs_S.masked_fill(greedy_S, 0.0)
+    return tokens_S.tolist(), logprobs_S.tolist()
+
+
+def _likeliest(logits_UV: torch.Tensor) -> torch.Tensor:
+    """The first of the largest entries of each row; quicker on a CPU than `argmax` over all of it."""
+    blocks = _blocks(logits_UV, -torch.inf)
+    block_U = blocks.amax(-1).argmax(-1)
+    return block_U * DRAW_BLOCK + blocks[torch.arange(len(blocks), device=blocks.device), block_U].argmax(-1)
+
+
+def _blocks(values_UV: torch.Tensor, fill: float = 0.0) -> torch.Tensor:
+    """`(U, blocks, DRAW_BLOCK)`, filled up at the end."""
+    if lacking := -values_UV.shape[1] % DRAW_BLOCK:
+        values_UV = torch.nn.functional.pad(values_UV, (0, lacking), value=fill)
+    return values_UV.view(len(values_UV), -1, DRAW_BLOCK)
 
 
 def _check_finite(values_U: torch.Tensor) -> None:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from .attention import AttentionOptions, TreeLayout
+from .attention import AttentionOptions, TreeLayout, scaled_product
 from .lora import Adapter
 from .packing import Pack, pack_sequences
+from .requests import checked_request, sample_batch, seed_of
 from .sampling import Completion, SamplingParams, draw, sample_keys, uniforms
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class TorchSampler:
                 f"max_concurrent and prefill_tokens are at least 1, got {max_concurrent}, {prefill_tokens}"
             )
         self.base = base
+        if base.fused is not None:
+            base.fused.pack()
         self.adapter = adapter
         self.version = version
         self.max_concurrent = max_concurrent
@@ -118,20 +121,10 @@ class TorchSampler:
         Raises:
             ValueError: a prompt is empty or leaves no room in the context.
         """
-        params = params or SamplingParams()
-        tickets = []
-        for index, prompt in enumerate(prompts):
-            # Equal prompts of one call are different requests: each draws by its own seed.
-            seed = None if params.seed is None else params.seed + index * 0x9E3779B9
-            tickets.append(self.submit(prompt, replace(params, seed=seed), n))
-        done: dict[int, list[Completion]] = {}
-        others: dict[int, list[Completion]] = {}
-        while not done.keys() >= set(tickets):
-            done.update(self.step())
-            others |= {ticket: done.pop(ticket) for ticket in done.keys() - set(tickets)}
+        completions, others = sample_batch(self, prompts, n, params)
         # Requests that were submitted apart and finished meanwhile: the next `step` hands them out.
         self._unclaimed |= others
-        return [done[ticket] for ticket in tickets]
+        return completions
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, n: int = 1) -> int:
         """Queues a request for `n` completions of one prompt; returns its ticket.
@@ -139,26 +132,9 @@ class TorchSampler:
         Raises:
             ValueError: the prompt is empty, leaves no room in the context or has a token that the model does not know.
         """
-        context = self.base.context_length
-        if n < 1:
-            raise ValueError(f"n is at least 1, got {n}")
-        if not len(prompt):
-            raise ValueError("the prompt has no token; a chat prompt comes from Renderer.build_generation_prompt")
-        if len(prompt) >= context:
-            raise ValueError(
-                f"the prompt has {len(prompt)} tokens and the context of {self.base.name} is {context}: there is no "
-                "room for a reply; shorten the conversation or choose a model with a longer context"
-            )
-        if min(prompt) < 0 or max(prompt) >= self.base.vocabulary:
-            raise ValueError(
-                f"the prompt has token ids from {min(prompt)} to {max(prompt)}, the vocabulary of {self.base.name} "
-                f"goes from 0 to {self.base.vocabulary - 1}; is it another model's tokenizer?"
-            )
-        room = context - len(prompt)
-        stop = self.base.end_tokens if params.stop is None else params.stop
-        seed = params.seed if params.seed is not None else int(self._seeds.spawn(1)[0].generate_state(1, np.uint64)[0])
+        params = checked_request(self.base, prompt, params, n)
+        seed, params = seed_of(params, self._seeds), replace(params, seed=None)
         ticket, self._tickets = self._tickets, self._tickets + 1
-        params = replace(params, max_tokens=min(params.max_tokens, room), stop=stop, seed=None)
         samples = [_Sample(ticket, index, key) for index, key in enumerate(sample_keys(seed, n))]
         self._wanted[ticket] = n
         self._finished[ticket] = {}
@@ -341,39 +317,79 @@ class _DecodeLayout:
     def __init__(
         self, rows: list[_Row], tails: dict[int, tuple[torch.Tensor, torch.Tensor]], positions_B: torch.Tensor
     ) -> None:
+        device = positions_B.device
         self.tails = tails
-        self.own_B = torch.as_tensor([row.own - 1 for row in rows], device=positions_B.device)
-        self.places_B = torch.arange(len(rows), device=positions_B.device)
-        self.longest = int(self.own_B.max()) + 1
+        self.positions_B = positions_B
+        own = np.asarray([row.own - 1 for row in rows])
+        self.own_B = torch.as_tensor(own, device=device)
+        self.longest = int(own.max()) + 1
         waves: dict[int, list[int]] = {}
         for index, row in enumerate(rows):
             waves.setdefault(id(row.wave), []).append(index)
-        self.parts = [_WaveRows(rows, members, positions_B, self.own_B, self.longest) for members in waves.values()]
+        self.waves = [_WaveRows(rows, members, device) for members in waves.values()]
+        self.prompt_length = max(wave.length for wave in self.waves)
+        self._places: dict[tuple[int, int], torch.Tensor] = {}
+        self._biases: dict[tuple[int | None, torch.dtype], torch.Tensor | None] = {}
 
     def attend(
         self, layer: int, q_BHD: torch.Tensor, k_BGD: torch.Tensor, v_BGD: torch.Tensor, options: AttentionOptions
     ) -> torch.Tensor:
-        tail_k, tail_v = self.tails[layer]
-        tail_k[self.places_B, :, self.own_B] = k_BGD
-        tail_v[self.places_B, :, self.own_B] = v_BGD
-        out = torch.empty_like(q_BHD)
-        for part in self.parts:
-            k_BGTD, v_BGTD = tail_k[: len(q_BHD), :, : self.longest], tail_v[: len(q_BHD), :, : self.longest]
-            if len(self.parts) == 1:
-                return part.attend(layer, q_BHD, k_BGTD, v_BGTD, options)
-            out[part.rows] = part.attend(layer, q_BHD[part.rows], k_BGTD[part.rows], v_BGTD[part.rows], options)
-        return out
+        (B, H, D), G = q_BHD.shape, k_BGD.shape[1]
+        R, L, T = H // G, self.prompt_length, self.longest
+        tails = self.tails[layer]
+        for tail, new in zip(tails, (k_BGD, v_BGD), strict=True):
+            tail.view(-1, D).index_copy_(0, self._new_places(G, tail.shape[2]), new.reshape(B * G, D))
+        own_k, own_v = (tail[:B, :, :T].flatten(0, 1) for tail in tails)
+        q = q_BHD.reshape(B * G, R, D)
+        # Waves differ in length: what is beyond a wave's own columns must be a number, whatever the bias makes of it.
+        scores = (q.new_empty if len(self.waves) == 1 else q.new_zeros)(B, G, R, L + T)
+        for wave in self.waves:
+            wave.score(layer, q_BHD, scores, options.scale)
+        flat = scores.view(B * G, R, L + T)
+        flat[..., L:] = scaled_product(q, own_k.transpose(1, 2), options.scale)
+        if options.softcap:
+            scores = torch.tanh(scores / options.softcap).mul_(options.softcap)
+        if (bias := self._bias(options.window, q.dtype)) is not None:
+            scores += bias
+        p = torch.softmax(scores, -1)
+        own = torch.bmm(p.view(B * G, R, L + T)[..., L:], own_v).view(B, H, D)
+        for wave in self.waves:
+            wave.add_values(layer, p, own)
+        return own
+
+    def _new_places(self, groups: int, capacity: int) -> torch.Tensor:
+        """Where the rows' new keys and values go in a flattened cache `(rows * groups * capacity, D)`."""
+        key = (groups, capacity)
+        if key not in self._places:
+            B = len(self.own_B)
+            heads = torch.arange(B * groups, device=self.own_B.device).view(B, groups)
+            self._places[key] = (heads * capacity + self.own_B[:, None]).flatten()
+        return self._places[key]
+
+    def _bias(self, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+        """0 where a row may look, -inf elsewhere, `(B, 1, 1, prompt + own)`; None if it may look everywhere."""
+        key = (window, dtype)
+        if key not in self._biases:
+            device = self.own_B.device
+            lengths_B = torch.zeros_like(self.own_B)
+            for wave in self.waves:
+                lengths_B[wave.rows] = wave.lengths_B
+            at_L, at_T = torch.arange(self.prompt_length, device=device), torch.arange(self.longest, device=device)
+            in_prompt, in_own = at_L < lengths_B[:, None], at_T <= self.own_B[:, None]
+            if window is not None:
+                in_prompt &= self.positions_B[:, None] - at_L < window
+                in_own &= self.own_B[:, None] - at_T < window
+            allowed = torch.cat([in_prompt, in_own], -1)
+            bias = torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill_(~allowed, float("-inf"))
+            self._biases[key] = None if bool(allowed.all()) else bias[:, None, None]
+        return self._biases[key]
 
 
 class _WaveRows:
-    """The rows of one prefill wave in a decoding step."""
+    """The rows of one prefill wave in a decoding step; `P` of its prompts have rows, at most `W` each."""
 
-    def __init__(
-        self, rows: list[_Row], members: list[int], positions_B: torch.Tensor, own_B: torch.Tensor, longest: int
-    ) -> None:
-        device = positions_B.device
+    def __init__(self, rows: list[_Row], members: list[int], device: torch.device) -> None:
         self.wave = rows[members[0]].wave
-        self.rows = torch.as_tensor(members, device=device)
         prompts: dict[int, list[int]] = {}
         for place, index in enumerate(members):
             prompts.setdefault(rows[index].prompt, []).append(place)
@@ -384,57 +400,50 @@ class _WaveRows:
         for p, places in enumerate(prompts.values()):
             place_PW[p, : len(places)] = places
             back[places] = p * widest + np.arange(len(places))
+        self.rows = torch.as_tensor(members, device=device)
+        self.all_rows = len(members) == len(rows)
+        # Most often the rows lie by prompt and each prompt has as many: then nothing is to be moved.
+        self.in_order = len(back) == place_PW.size and bool((back == np.arange(len(back))).all())
         self.place_PW = torch.as_tensor(place_PW.ravel(), device=device)
         self.back_B = torch.as_tensor(back, device=device)
         everything = list(prompts) == list(range(len(self.wave.lengths_P)))
         self.prompts_P = None if everything else torch.as_tensor(list(prompts), device=device)
         self.lengths_B = torch.as_tensor([rows[i].prompt_length for i in members], device=device)
-        self.positions_B = positions_B[self.rows]
-        self.own_B = own_B[self.rows]
-        self.longest = longest
-        self._biases: dict[tuple[int | None, torch.dtype], torch.Tensor] = {}
+        self.length = int(max(rows[i].prompt_length for i in members))
 
-    def bias_BLT(self, window: int | None, dtype: torch.dtype, prompt_length: int) -> torch.Tensor:
-        """0 where a row may look, -inf elsewhere, over prompt and own tokens."""
-        key = (window, dtype)
-        if key not in self._biases:
-            at_L = torch.arange(prompt_length, device=self.own_B.device)
-            at_T = torch.arange(self.longest, device=self.own_B.device)
-            in_prompt = at_L < self.lengths_B[:, None]
-            in_own = at_T <= self.own_B[:, None]
-            if window is not None:
-                in_prompt &= self.positions_B[:, None] - at_L < window
-                in_own &= self.own_B[:, None] - at_T < window
-            allowed = torch.cat([in_prompt, in_own], -1)
-            bias = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-            self._biases[key] = bias.masked_fill_(~allowed, float("-inf"))
-        return self._biases[key]
+    def score(self, layer: int, q_BHD: torch.Tensor, scores_BGRX: torch.Tensor, scale: float) -> None:
+        """Writes the scores of the rows' prompts into the first columns of `scores`."""
+        keys_PGLD = self._prompts(self.wave.keys[layer])
+        (P, W), (_, G, L, D) = self.shape_PW, keys_PGLD.shape
+        q = q_BHD if self.all_rows else q_BHD.index_select(0, self.rows)
+        q = (q if self.in_order else q.index_select(0, self.place_PW)).view(P, W, G, -1, D)
+        q = q.transpose(1, 2).reshape(P * G, -1, D)
+        found = scaled_product(q, keys_PGLD.flatten(0, 1).transpose(1, 2), scale).view(P, G, W, -1, L)
+        found = found.transpose(1, 2).reshape(P * W, G, -1, L)
+        if not self.in_order:
+            found = found.index_select(0, self.back_B)
+        if self.all_rows:
+            scores_BGRX[..., :L] = found
+        else:
+            scores_BGRX[self.rows, :, :, :L] = found
 
-    def attend(
-        self,
-        layer: int,
-        q_BHD: torch.Tensor,
-        tail_k_BGTD: torch.Tensor,
-        tail_v_BGTD: torch.Tensor,
-        options: AttentionOptions,
-    ) -> torch.Tensor:
-        prompt_k, prompt_v = self.wave.keys[layer], self.wave.values[layer]
-        if self.prompts_P is not None:
-            prompt_k, prompt_v = prompt_k[self.prompts_P], prompt_v[self.prompts_P]
-        (P, W), (_, G, L, D), (B, H, _) = self.shape_PW, prompt_k.shape, q_BHD.shape
-        R = H // G
-        wide = torch.promote_types(q_BHD.dtype, torch.float32)
-        q_PGXD = q_BHD[self.place_PW].view(P, W, G, R, D).transpose(1, 2).reshape(P, G, W * R, D)
-        on_prompt = torch.matmul(q_PGXD, prompt_k.transpose(2, 3)).view(P, G, W, R, L).transpose(1, 2)
-        on_prompt_B = on_prompt.reshape(P * W, G, R, L)[self.back_B]
-        on_own = torch.matmul(q_BHD.view(B, G, R, D), tail_k_BGTD.transpose(2, 3))
-        scores = torch.cat([on_prompt_B, on_own], -1).to(wide).mul_(options.scale)
-        if options.softcap:
-            scores = torch.tanh(scores / options.softcap).mul_(options.softcap)
-        scores += self.bias_BLT(options.window, wide, L)[:, None, None]
-        p = scores.softmax(-1).to(q_BHD.dtype)
-        p_PGXL = (
-            p[..., :L].reshape(B, G, R, L)[self.place_PW].view(P, W, G, R, L).transpose(1, 2).reshape(P, G, W * R, L)
-        )
-        from_prompt = torch.matmul(p_PGXL, prompt_v).view(P, G, W, R, D).transpose(1, 2).reshape(P * W, G, R, D)
-        return (from_prompt[self.back_B] + torch.matmul(p[..., L:], tail_v_BGTD)).view(B, H, D)
+    def add_values(self, layer: int, p_BGRX: torch.Tensor, out_BHD: torch.Tensor) -> None:
+        """Adds the values of the rows' prompts, weighted, to `out`."""
+        values_PGLD = self._prompts(self.wave.values[layer])
+        (P, W), (_, G, L, D) = self.shape_PW, values_PGLD.shape
+        p = p_BGRX[..., :L] if self.all_rows else p_BGRX[..., :L].index_select(0, self.rows)
+        if not self.in_order:
+            p = p.index_select(0, self.place_PW)
+        p = p.reshape(P, W, G, -1, L).transpose(1, 2).reshape(P * G, -1, L)
+        found = torch.bmm(p, values_PGLD.flatten(0, 1)).view(P, G, W, -1, D).transpose(1, 2)
+        found = found.reshape(P * W, -1, D)
+        if not self.in_order:
+            found = found.index_select(0, self.back_B)
+        if self.all_rows:
+            out_BHD += found
+        else:
+            out_BHD.index_add_(0, self.rows, found)
+
+    def _prompts(self, cache_PGLD: torch.Tensor) -> torch.Tensor:
+        cache = cache_PGLD if self.prompts_P is None else cache_PGLD.index_select(0, self.prompts_P)
+        return cache[:, :, : self.length]

@@ -1,0 +1,428 @@
+"""A quicker way through decoders of the Llama family than transformers' own modules.
+
+What these decoders have in common is written out once: projections of the same input are one matrix product, the
+adapter's too; norms, rotary positions and gated MLPs have backward passes that keep little; for sampling on a CPU the
+weights lie in the order that the processor's matrix products want. Weights stay those of the transformers model, whose
+tensors become views of the stacked ones. `BaseModel` proves at load that the way gives what the architecture gives;
+other architectures go through their own modules.
+
+Suffixes: `T` tokens, `H` query heads, `G` key-value heads, `D` head size; `K` inputs, `N` outputs, `r` ranks of stacked
+adapters.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .attention import AttentionOptions, Layout
+from .lora import Adapter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"})
+"""transformers' model types whose decoder is written out here."""
+ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "tanh", "gelu": "none"}
+"""Gated MLPs' activations: `silu`, or the kind of approximation of a GELU."""
+PACKED_SHARE = 0.25
+"""Weights are packed for sampling if they take at most this share of the machine's memory."""
+
+
+class FusedDecoder:
+    """The decoder of a transformers model, from token ids to normalised hidden states."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.config: Any = model.config
+        self.decoder: Any = getattr(model, model.base_model_prefix)
+        prefix = f"{model.base_model_prefix}.layers"
+        self.layers = [_Layer(layer, f"{prefix}.{i}", self.config) for i, layer in enumerate(self.decoder.layers)]
+        self.head: Any = model.get_output_embeddings()
+        self.packed_head: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> FusedDecoder | None:
+        """The fused decoder of a model of a known type; None for others."""
+        if model.config.model_type not in FUSED_TYPES:
+            return None
+        decoder = getattr(model, model.base_model_prefix)
+        linear = all(
+            type(module) is nn.Linear
+            for layer in decoder.layers
+            for name, module in layer.named_modules()
+            if name.endswith("_proj")
+        )
+        return cls(model) if linear and _activation(model.config) in ACTIVATIONS else None
+
+    def __call__(
+        self, tokens_T: torch.Tensor, positions_T: torch.Tensor, layout: Layout, adapter: Adapter | None
+    ) -> torch.Tensor:
+        """The last layer's normalised states `(T, hidden)`."""
+        x = self.decoder.embed_tokens(tokens_T)
+        angles: dict[str | None, tuple[torch.Tensor, torch.Tensor]] = {}
+        for layer in self.layers:
+            if layer.kind not in angles:
+                asked = (layer.kind,) if layer.kind is not None else ()
+                cos, sin = self.decoder.rotary_emb(x, positions_T[None], *asked)
+                angles[layer.kind] = cos[0, :, None], sin[0, :, None]
+            x = layer(x, angles[layer.kind], layout, adapter)
+        return norm(self.decoder.norm, x)
+
+    def logits(self, hidden_XH: torch.Tensor) -> torch.Tensor | None:
+        """The head's product with packed weights; None where they are not packed or a gradient is wanted."""
+        if self.packed_head is None or torch.is_grad_enabled():
+            return None
+        return _packed_linear(hidden_XH, self.packed_head, self.head.bias)
+
+    def pack(self) -> None:
+        """Lays the weights out a second time for sampling on a CPU, where that pays and memory allows."""
+        weight = self.head.weight
+        size = sum(p.numel() * p.element_size() for p in self.decoder.parameters())
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+        if self.packed_head is not None or not can_pack(weight) or size > PACKED_SHARE * memory:
+            return
+        for layer in self.layers:
+            for projection in layer.projections:
+                projection.packed = packed(projection.weight)
+        self.packed_head = packed(weight)
+
+    def unpack(self) -> None:
+        """Gives the second copy of the weights back."""
+        for layer in self.layers:
+            for projection in layer.projections:
+                projection.packed = None
+        self.packed_head = None
+
+
+class _Layer:
+    """One decoder layer: attention and gated MLP, each between its norms and around a residual path."""
+
+    def __init__(self, layer: Any, name: str, config: Any) -> None:
+        self.layer = layer
+        attn = layer.self_attn
+        self.index: int = attn.layer_idx
+        self.qkv = _Projection.stacked(attn, f"{name}.self_attn", ("q_proj", "k_proj", "v_proj"))
+        self.o = _Projection.stacked(attn, f"{name}.self_attn", ("o_proj",))
+        self.gate_up = _Projection.stacked(layer.mlp, f"{name}.mlp", ("gate_proj", "up_proj"))
+        self.down = _Projection.stacked(layer.mlp, f"{name}.mlp", ("down_proj",))
+        self.projections = (self.qkv, self.o, self.gate_up, self.down)
+        self.head_dim: int = attn.head_dim
+        self.groups = self.qkv.sizes[1] // self.head_dim
+        self.heads = self.qkv.sizes[0] // self.head_dim
+        # Gemma 3 turns local and global layers by different angles.
+        self.kind = getattr(attn, "layer_type", None) if config.model_type == "gemma3_text" else None
+        # Mistral keeps one window for all layers in the config, the others one per layer.
+        self.options = AttentionOptions(
+            scale=attn.scaling,
+            softcap=attn.attn_logit_softcapping if config.model_type == "gemma2" else None,
+            window=getattr(config if config.model_type == "mistral" else attn, "sliding_window", None),
+        )
+        self.activation = ACTIVATIONS[_activation(config)]
+        # Gemma's norms stand behind attention and MLP too.
+        self.sandwich = hasattr(layer, "pre_feedforward_layernorm")
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        angles: tuple[torch.Tensor, torch.Tensor],
+        layout: Layout,
+        adapter: Adapter | None,
+    ) -> torch.Tensor:
+        layer, attn = self.layer, self.layer.self_attn
+        q_THD, k_TGD, v_TGD = self._heads(norm(layer.input_layernorm, x), attn, angles, adapter)
+        mixed = layout.attend(self.index, q_THD, k_TGD, v_TGD, self.options).flatten(1)
+        if not self.sandwich:
+            x = self.o(mixed, adapter, residual=x)
+            gated = _Gated.apply(self.gate_up(norm(layer.post_attention_layernorm, x), adapter), self.activation)
+            return self.down(gated, adapter, residual=x)
+        x = x + norm(layer.post_attention_layernorm, self.o(mixed, adapter))
+        gated = _Gated.apply(self.gate_up(norm(layer.pre_feedforward_layernorm, x), adapter), self.activation)
+        return x + norm(layer.post_feedforward_layernorm, self.down(gated, adapter))
+
+    def _heads(
+        self, x: torch.Tensor, attn: Any, angles: tuple[torch.Tensor, torch.Tensor], adapter: Adapter | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        heads = self.qkv(x, adapter).view(len(x), -1, self.head_dim)
+        turned, v_TGD = heads.split([self.heads + self.groups, self.groups], 1)
+        if not hasattr(attn, "q_norm"):
+            q_THD, k_TGD = _Rotary.apply(turned, *angles).split([self.heads, self.groups], 1)
+            return q_THD, k_TGD, v_TGD
+        q_THD, k_TGD = turned.split([self.heads, self.groups], 1)
+        q_THD, k_TGD = norm(attn.q_norm, q_THD), norm(attn.k_norm, k_TGD)
+        return _Rotary.apply(q_THD, *angles), _Rotary.apply(k_TGD, *angles), v_TGD
+
+
+@dataclass(slots=True)
+class _Projection:
+    """Linear layers with the same input as one product; `weight` is `(N, K)`."""
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    packed: torch.Tensor | None = None
+
+    @classmethod
+    def stacked(cls, parent: nn.Module, prefix: str, names: Sequence[str]) -> _Projection:
+        modules = [getattr(parent, name) for name in names]
+        sizes = tuple(module.out_features for module in modules)
+        full_names = tuple(f"{prefix}.{name}" for name in names)
+        weight, bias = modules[0].weight.data, None if modules[0].bias is None else modules[0].bias.data
+        if len(modules) > 1:
+            weight = torch.cat([module.weight.data for module in modules])
+            for module, part in zip(modules, weight.split(sizes), strict=True):
+                module.weight.data = part
+            if bias is not None:
+                bias = torch.cat([module.bias.data for module in modules])
+                for module, part in zip(modules, bias.split(sizes), strict=True):
+                    module.bias.data = part
+        return cls(full_names, sizes, weight, bias)
+
+    def __call__(self, x: torch.Tensor, adapter: Adapter | None, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """`x W^T + bias + residual` and the adapter's update."""
+        pairs = [] if adapter is None else [adapter.pairs.get(name) for name in self.names]
+        if not any(pairs):
+            return self._base(x, residual) if not torch.is_grad_enabled() else _plus(self._frozen(x), residual)
+        assert adapter is not None
+        if torch.is_grad_enabled():
+            tensors = [tensor for pair in pairs for tensor in (pair or (None, None))]
+            return _LoraLinear.apply(x, residual, self, adapter.scale, *tensors)
+        update: _Stack | None = None if adapter.stacks is None else adapter.stacks.get(self.names)
+        if update is None:
+            update = _Stack.of(pairs, self.sizes, adapter.scale, x.dtype)
+            if adapter.stacks is not None:
+                update.pack()
+                adapter.stacks[self.names] = update
+        return update.add_to(self._base(x, residual), x)
+
+    def _base(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        if self.packed is None:
+            return _plus(F.linear(x, self.weight, self.bias), residual)
+        return _packed_linear(x, self.packed, self.bias, residual)
+
+    def _frozen(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+@dataclass(slots=True)
+class _Stack:
+    """The adapters of a projection side by side: A is `(r, K)`, B is `(N, r)`, block-diagonal and scaled."""
+
+    a_rK: torch.Tensor
+    b_Nr: torch.Tensor
+    packed: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        pairs: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
+        sizes: Sequence[int],
+        scale: float,
+        dtype: torch.dtype,
+    ) -> _Stack:
+        present = [pair for pair in pairs if pair is not None]
+        a_rK = torch.cat([a.detach() for a, _ in present]).to(dtype)
+        b_Nr = a_rK.new_zeros(sum(sizes), len(a_rK))
+        row = column = 0
+        for pair, size in zip(pairs, sizes, strict=True):
+            if pair is not None:
+                rank = pair[1].shape[1]
+                b = pair[1].detach()
+                b_Nr[row : row + size, column : column + rank] = b if scale == 1.0 else b * scale
+                column += rank
+            row += size
+        return cls(a_rK, b_Nr)
+
+    def pack(self) -> None:
+        if can_pack(self.a_rK):
+            self.packed = packed(self.a_rK), packed(self.b_Nr)
+
+    def add_to(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """`y + x A^T B^T`; `y` may be overwritten."""
+        if self.packed is None:
+            return y.addmm_(x @ self.a_rK.T, self.b_Nr.T)
+        return _packed_linear(_packed_linear(x, self.packed[0], None), self.packed[1], None, y)
+
+
+class _LoraLinear(torch.autograd.Function):
+    """A frozen projection with its trained update, and the residual path that ends in it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        residual: torch.Tensor | None,
+        projection: _Projection,
+        scale: float,
+        *tensors: torch.Tensor | None,
+    ) -> torch.Tensor:
+        pairs = [None if a is None else (a, b) for a, b in zip(tensors[::2], tensors[1::2], strict=True)]
+        stack = _Stack.of(pairs, projection.sizes, scale, x.dtype)  # type: ignore[arg-type]
+        y = F.linear(x, projection.weight, projection.bias)
+        inner_Tr = x @ stack.a_rK.T
+        y.addmm_(inner_Tr, stack.b_Nr.T)
+        if residual is not None:
+            y.add_(residual)
+        ctx.save_for_backward(x, inner_Tr, stack.a_rK, stack.b_Nr)
+        ctx.projection, ctx.scale = projection, scale
+        ctx.kinds = [None if pair is None else (len(pair[0]), pair[0].dtype) for pair in pairs]
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (grad,) = grads
+        x, inner_Tr, a_rK, b_Nr = ctx.saved_tensors
+        inner_grad = grad @ b_Nr
+        x_grad = None
+        if ctx.needs_input_grad[0]:
+            x_grad = (grad @ ctx.projection.weight).addmm_(inner_grad, a_rK)
+        a_grad = inner_grad.T @ x
+        found: list[torch.Tensor | None] = []
+        row = column = 0
+        for kind, size in zip(ctx.kinds, ctx.projection.sizes, strict=True):
+            if kind is None:
+                found += [None, None]
+            else:
+                rank, dtype = kind
+                columns = slice(column, column + rank)
+                b_grad = (grad[:, row : row + size].T @ inner_Tr[:, columns]).to(dtype)
+                found += [a_grad[columns].to(dtype), b_grad if ctx.scale == 1.0 else b_grad.mul_(ctx.scale)]
+                column += rank
+            row += size
+        return x_grad, grad if ctx.needs_input_grad[1] else None, None, None, *found
+
+
+class _Rotary(torch.autograd.Function):
+    """Rotary positions (Su et al. 2021), halves of a head turned against each other; `(T, heads, D)`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, cos_T1D: torch.Tensor, sin_T1D: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(cos_T1D, sin_T1D)
+        low, high = x.chunk(2, -1)
+        return (x * cos_T1D).add_(torch.cat((-high, low), -1).mul_(sin_T1D))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        cos_T1D, sin_T1D = ctx.saved_tensors
+        low, high = (grads[0] * sin_T1D).chunk(2, -1)
+        return (grads[0] * cos_T1D).add_(torch.cat((high, -low), -1)), None, None
+
+
+class _Gated(torch.autograd.Function):
+    """activation(gate) * up of `(T, 2 N)`, gate first."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: torch.Tensor, activation: str) -> torch.Tensor:
+        ctx.save_for_backward(gate_up)
+        ctx.activation = activation
+        gate, up = gate_up.chunk(2, -1)
+        return _activated(gate, activation).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gate_up,) = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, -1)
+        found = torch.empty_like(gate_up)
+        of_gate, of_up = found.chunk(2, -1)
+        torch.mul(_activated(gate, ctx.activation), grads[0], out=of_up)
+        outer = grads[0] * up
+        if ctx.activation == "silu":
+            of_gate.copy_(torch.ops.aten.silu_backward(outer, gate))
+        else:
+            of_gate.copy_(torch.ops.aten.gelu_backward(outer, gate, approximate=ctx.activation))
+        return found, None
+
+
+def _activation(config: Any) -> str:
+    return getattr(config, "hidden_activation", None) or config.hidden_act
+
+
+def _activated(gate: torch.Tensor, activation: str) -> torch.Tensor:
+    return F.silu(gate) if activation == "silu" else F.gelu(gate, approximate=activation)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """x / rms(x) * (weight + offset) over the last dimension (Zhang & Sennrich 2019), computed in float32 or wider."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, offset: float, eps: float) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.offset, ctx.eps = offset, eps
+        if not offset and x.dtype == weight.dtype:
+            return F.rms_norm(x, weight.shape, weight, eps)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return (F.rms_norm(x.to(wide), weight.shape, None, eps) * (weight.to(wide) + offset)).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        wide = torch.promote_types(x.dtype, torch.float32)
+        scaled = grads[0].to(wide) * (weight.to(wide) + ctx.offset)
+        values = x.to(wide)
+        inverse = torch.linalg.vector_norm(values, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+        inverse = inverse.add_(ctx.eps).rsqrt_()
+        along = torch.linalg.vecdot(scaled, values)[..., None].mul_(inverse.square()).div_(x.shape[-1])
+        return scaled.sub_(values * along).mul_(inverse).to(x.dtype), None, None, None
+
+
+_NORM_KINDS: WeakKeyDictionary[nn.Module, tuple[float, float] | None] = WeakKeyDictionary()
+
+
+def norm(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """What the module gives; an RMS norm goes through `_RMSNorm`, whatever the module calls its parts."""
+    if module not in _NORM_KINDS:
+        _NORM_KINDS[module] = _norm_kind(module, x)
+    kind = _NORM_KINDS[module]
+    return module(x) if kind is None else _RMSNorm.apply(x, module.weight, *kind)
+
+
+@torch.no_grad()
+def _norm_kind(module: nn.Module, like: torch.Tensor) -> tuple[float, float] | None:
+    """(offset of the weight, epsilon) of an RMS norm, found by trying; None if it is another norm."""
+    weight = getattr(module, "weight", None)
+    eps = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None)
+    if weight is None or weight.dim() != 1 or not isinstance(eps, float):
+        return None
+    # Large and small inputs, so that a wrong epsilon shows too.
+    x = torch.linspace(-1.0, 1.7, 2 * len(weight), dtype=torch.float32).view(2, -1)
+    x = (x * torch.tensor([[1.0], [2 * eps**0.5]])).to(like)
+    expected = module(x)
+    for offset in (0.0, 1.0):
+        got = _RMSNorm.apply(x, weight, offset, eps)
+        if torch.allclose(got.float(), expected.float(), rtol=0.02, atol=1e-3):
+            return offset, eps
+    return None
+
+
+def _plus(y: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+    return y if residual is None else y + residual
+
+
+def can_pack(weight: torch.Tensor) -> bool:
+    """Whether oneDNN has packed products for such a weight here."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if weight.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return weight.dtype == torch.float32
+
+
+def packed(weight: torch.Tensor) -> torch.Tensor:
+    """The weight `(N, K)` in the blocks that oneDNN's products read."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+
+
+def _packed_linear(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, other: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`x W^T + bias + other` with a packed weight."""
+    if other is None:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise.binary(x, other, weight, bias, "add")
