@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,8 @@ class BaseModel:
             loading.ModelNotFound: no source has it; the error names those tried.
         """
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        if place.type == "cpu":
+            keep_freed_memory()
         model, tokenizer = load_pretrained(name_or_path, dtype=_dtype(dtype, place))
         return cls(model.to(place), tokenizer, name=name_or_path)  # type: ignore[arg-type]
 
@@ -249,6 +252,23 @@ class BaseModel:
                     f"{kind} computes something that loragym's {what} does not: mean difference of log-probabilities "
                     f"{difference.abs().mean().item():.3g} on a tree of {pack.num_nodes} tokens in {self.dtype}"
                 )
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Tells glibc to keep what is freed for the next pass instead of handing it back to the system page by page.
+
+    A pass allocates and frees the same megabytes again and again; by default each round pays for fresh, zeroed pages.
+    Other allocators are left alone.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3
+    mallopt(m_mmap_threshold, 2**25)  # the largest that glibc takes; larger tensors still go back at once
+    mallopt(m_trim_threshold, 2**30)
+    mallopt(m_top_pad, 2**26)
 
 
 def _dtype(asked: str | torch.dtype, device: torch.device) -> torch.dtype:

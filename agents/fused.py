@@ -71,7 +71,8 @@ class FusedDecoder:
             if layer.kind not in angles:
                 asked = (layer.kind,) if layer.kind is not None else ()
                 cos, sin = self.decoder.rotary_emb(x, positions_T[None], *asked)
-                angles[layer.kind] = cos[0, :, None], sin[0, :, None]
+                low, high = sin[0, :, None].chunk(2, -1)
+                angles[layer.kind] = cos[0, :, None], torch.cat((-low, high), -1)
             x = layer(x, angles[layer.kind], layout, adapter)
         return norm(self.decoder.norm, x)
 
@@ -140,11 +141,11 @@ class _Layer:
         mixed = layout.attend(self.index, q_THD, k_TGD, v_TGD, self.options).flatten(1)
         if not self.sandwich:
             x = self.o(mixed, adapter, residual=x)
-            gated = _Gated.apply(self.gate_up(norm(layer.post_attention_layernorm, x), adapter), self.activation)
-            return self.down(gated, adapter, residual=x)
+            inner = gated(self.gate_up(norm(layer.post_attention_layernorm, x), adapter), self.activation)
+            return self.down(inner, adapter, residual=x)
         x = x + norm(layer.post_attention_layernorm, self.o(mixed, adapter))
-        gated = _Gated.apply(self.gate_up(norm(layer.pre_feedforward_layernorm, x), adapter), self.activation)
-        return x + norm(layer.post_feedforward_layernorm, self.down(gated, adapter))
+        inner = gated(self.gate_up(norm(layer.pre_feedforward_layernorm, x), adapter), self.activation)
+        return x + norm(layer.post_feedforward_layernorm, self.down(inner, adapter))
 
     def _heads(
         self, x: torch.Tensor, attn: Any, angles: tuple[torch.Tensor, torch.Tensor], adapter: Adapter | None
@@ -152,11 +153,11 @@ class _Layer:
         heads = self.qkv(x, adapter).view(len(x), -1, self.head_dim)
         turned, v_TGD = heads.split([self.heads + self.groups, self.groups], 1)
         if not hasattr(attn, "q_norm"):
-            q_THD, k_TGD = _Rotary.apply(turned, *angles).split([self.heads, self.groups], 1)
+            q_THD, k_TGD = rotary(turned, *angles).split([self.heads, self.groups], 1)
             return q_THD, k_TGD, v_TGD
         q_THD, k_TGD = turned.split([self.heads, self.groups], 1)
         q_THD, k_TGD = norm(attn.q_norm, q_THD), norm(attn.k_norm, k_TGD)
-        return _Rotary.apply(q_THD, *angles), _Rotary.apply(k_TGD, *angles), v_TGD
+        return rotary(q_THD, *angles), rotary(k_TGD, *angles), v_TGD
 
 
 @dataclass(slots=True)
@@ -300,30 +301,44 @@ class _LoraLinear(torch.autograd.Function):
 
 
 class _Rotary(torch.autograd.Function):
-    """Rotary positions (Su et al. 2021), halves of a head turned against each other; `(T, heads, D)`."""
+    """Rotary positions (Su et al. 2021), halves of a head turned against each other; `(T, heads, D)`.
+
+    The sine comes with the sign of its half.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, cos_T1D: torch.Tensor, sin_T1D: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(cos_T1D, sin_T1D)
-        low, high = x.chunk(2, -1)
-        return (x * cos_T1D).add_(torch.cat((-high, low), -1).mul_(sin_T1D))
+        return _turned(x, cos_T1D, sin_T1D)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         cos_T1D, sin_T1D = ctx.saved_tensors
-        low, high = (grads[0] * sin_T1D).chunk(2, -1)
-        return (grads[0] * cos_T1D).add_(torch.cat((high, -low), -1)), None, None
+        return (grads[0] * cos_T1D).add_(_swapped(grads[0] * sin_T1D)), None, None
+
+
+def _turned(x: torch.Tensor, cos_T1D: torch.Tensor, sin_T1D: torch.Tensor) -> torch.Tensor:
+    return (x * cos_T1D).addcmul_(_swapped(x), sin_T1D)
+
+
+def _swapped(x: torch.Tensor) -> torch.Tensor:
+    low, high = x.chunk(2, -1)
+    return torch.cat((high, low), -1)
+
+
+def rotary(x: torch.Tensor, cos_T1D: torch.Tensor, sin_T1D: torch.Tensor) -> torch.Tensor:
+    """`x` turned by its positions' angles."""
+    return (_Rotary.apply if torch.is_grad_enabled() else _turned)(x, cos_T1D, sin_T1D)
 
 
 class _Gated(torch.autograd.Function):
-    """activation(gate) * up of `(T, 2 N)`, gate first."""
+    """`gated`, which keeps its input only."""
 
     @staticmethod
     def forward(ctx: Any, gate_up: torch.Tensor, activation: str) -> torch.Tensor:
         ctx.save_for_backward(gate_up)
         ctx.activation = activation
-        gate, up = gate_up.chunk(2, -1)
-        return _activated(gate, activation).mul_(up)
+        return _gated(gate_up, activation)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -338,6 +353,16 @@ class _Gated(torch.autograd.Function):
         else:
             of_gate.copy_(torch.ops.aten.gelu_backward(outer, gate, approximate=ctx.activation))
         return found, None
+
+
+def gated(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
+    """activation(gate) * up of `(T, 2 N)`, gate first."""
+    return (_Gated.apply if torch.is_grad_enabled() else _gated)(gate_up, activation)
+
+
+def _gated(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
+    gate, up = gate_up.chunk(2, -1)
+    return _activated(gate, activation).mul_(up)
 
 
 def _activation(config: Any) -> str:
@@ -355,10 +380,7 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, offset: float, eps: float) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
         ctx.offset, ctx.eps = offset, eps
-        if not offset and x.dtype == weight.dtype:
-            return F.rms_norm(x, weight.shape, weight, eps)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return (F.rms_norm(x.to(wide), weight.shape, None, eps) * (weight.to(wide) + offset)).to(x.dtype)
+        return _normalized(x, weight, offset, eps)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -372,6 +394,18 @@ class _RMSNorm(torch.autograd.Function):
         return scaled.sub_(values * along).mul_(inverse).to(x.dtype), None, None, None
 
 
+def _normalized(x: torch.Tensor, weight: torch.Tensor, offset: float, eps: float) -> torch.Tensor:
+    if offset or x.dtype != weight.dtype:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return (F.rms_norm(x.to(wide), weight.shape, None, eps) * (weight.to(wide) + offset)).to(x.dtype)
+    if x.device.type != "cpu":
+        return F.rms_norm(x, weight.shape, weight, eps)
+    # torch has no kernel of its own for this on a CPU, but one for the layer norm, which does the same where the mean
+    # is zero.
+    both = torch.cat((x, -x), -1)
+    return F.layer_norm(both, both.shape[-1:], None, None, eps)[..., : x.shape[-1]] * weight
+
+
 _NORM_KINDS: WeakKeyDictionary[nn.Module, tuple[float, float] | None] = WeakKeyDictionary()
 
 
@@ -380,7 +414,9 @@ def norm(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     if module not in _NORM_KINDS:
         _NORM_KINDS[module] = _norm_kind(module, x)
     kind = _NORM_KINDS[module]
-    return module(x) if kind is None else _RMSNorm.apply(x, module.weight, *kind)
+    if kind is None:
+        return module(x)
+    return (_RMSNorm.apply if torch.is_grad_enabled() else _normalized)(x, module.weight, *kind)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -395,7 +431,7 @@ def _norm_kind(module: nn.Module, like: torch.Tensor) -> tuple[float, float] | N
     x = (x * torch.tensor([[1.0], [2 * eps**0.5]])).to(like)
     expected = module(x)
     for offset in (0.0, 1.0):
-        got = _RMSNorm.apply(x, weight, offset, eps)
+        got = _normalized(x, weight, offset, eps)
         if torch.allclose(got.float(), expected.float(), rtol=0.02, atol=1e-3):
             return offset, eps
     return None

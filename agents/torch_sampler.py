@@ -1,7 +1,8 @@
 """Sampling with the base model itself: continuous batching, and nothing computed twice.
 
 Prompts that begin alike are prefilled as one prefix tree. All samples of a prompt share its keys and values, and those
-that have drawn the same tokens so far share one row of the batch until they part.
+that have drawn the same tokens so far share one row of the batch until they part. A prompt that has one sample alone
+lies in front of that sample's own tokens.
 
 Suffixes: `B` rows of the batch, `P` prompts of a prefill wave, `W` rows per prompt, `L` prompt tokens, `T` own tokens;
 `H`, `G`, `R`, `D` as in `attention`.
@@ -57,17 +58,26 @@ class _Wave:
 
 @dataclass(slots=True)
 class _Row:
-    """Samples that have drawn the same tokens so far; its place in the list of rows is its place in the caches."""
+    """Samples that have drawn the same tokens so far; its place in the list of rows is its place in the caches.
 
-    wave: _Wave
+    `wave` holds the prompt that it shares; None if the prompt lies in the row's own cache.
+    """
+
+    wave: _Wave | None
     prompt: int
     prompt_length: int
     params: SamplingParams
     samples: list[_Sample]
 
     @property
+    def length(self) -> int:
+        """Tokens of the prompt and of the sample, the one drawn last included."""
+        return self.prompt_length + len(self.samples[0].tokens)
+
+    @property
     def own(self) -> int:
-        return len(self.samples[0].tokens)
+        """Those of them that have a place in the row's own cache."""
+        return self.length if self.wave is None else self.length - self.prompt_length
 
 
 class TorchSampler:
@@ -106,6 +116,7 @@ class TorchSampler:
         self._waiting: deque[_Waiting] = deque()
         self._rows: list[_Row] = []
         self._tails: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._like: dict[int, torch.Tensor] = {}
         self._under_way = 0
         self._tickets = 0
         self._finished: dict[int, dict[int, Completion]] = {}
@@ -197,24 +208,37 @@ class TorchSampler:
                 rows.append(_Row(wave, place[prompt], len(prompt), params, samples))
         last = torch.as_tensor([int(pack.paths[row.prompt][-1]) for row in rows], device=hidden.device)
         logits = self.base.logits(hidden.index_select(0, last), self.adapter)
-        survivors = self._draw(rows, logits)
-        if not any(survivors):
+        # Nothing is shared where each prompt has one sample alone.
+        alone = len(rows) == len(prompts) and all(len(row.samples) == 1 for row in rows)
+        if alone:
+            for row in rows:
+                row.wave = None
+        new = [part for parts in self._draw(rows, logits) for part in parts]
+        if not new:
             return
         length = max(map(len, pack.paths))
         nodes_PL = torch.zeros(len(prompts), length, dtype=torch.long, device=hidden.device)
         for index, path in enumerate(pack.paths):
             nodes_PL[index, : len(path)] = torch.as_tensor(path)
+        first, self._rows = len(self._rows), self._rows + new
+        self._like = {layer: k_TGD.new_empty(0, *k_TGD.shape[1:]) for layer, (k_TGD, _) in kept.items()}
+        if alone:
+            nodes_PL = nodes_PL[[row.prompt for row in new]]
+            self._make_room(len(self._rows), max(row.own for row in new))
         for layer, (k_TGD, v_TGD) in kept.items():
-            wave.keys[layer] = k_TGD[nodes_PL].transpose(1, 2).contiguous()
-            wave.values[layer] = v_TGD[nodes_PL].transpose(1, 2).contiguous()
-        self._rows += [row for rows_of_one in survivors for row in rows_of_one]
+            keys, values = (x_TGD[nodes_PL].transpose(1, 2) for x_TGD in (k_TGD, v_TGD))
+            if alone:
+                for tail, own in zip(self._tails[layer], (keys, values), strict=True):
+                    tail[first : first + len(new), :, :length] = own
+            else:
+                wave.keys[layer], wave.values[layer] = keys.contiguous(), values.contiguous()
 
     def _decode(self) -> None:
         rows = self._rows
         device = self.base.device
         self._make_room(len(rows), max(row.own for row in rows))
         tokens_B = torch.as_tensor([row.samples[0].tokens[-1] for row in rows], device=device)
-        positions_B = torch.as_tensor([row.prompt_length + row.own - 1 for row in rows], device=device)
+        positions_B = torch.as_tensor([row.length - 1 for row in rows], device=device)
         layout = _DecodeLayout(rows, self._tails, positions_B)
         hidden = self.base.hidden_states(tokens_B, positions_B, layout, self.adapter)
         survivors = self._draw(rows, self.base.logits(hidden, self.adapter))
@@ -291,21 +315,21 @@ class TorchSampler:
 
     def _make_room(self, rows: int, own: int) -> None:
         """Grows the caches of own tokens to at least this many rows and tokens."""
-        layers = next(wave for wave in (row.wave for row in self._rows)).keys
-        for layer, like in layers.items():
-            keys, values = self._tails.get(layer, (like.new_empty(0, *like.shape[1:]),) * 2)
-            have_rows, _, have_own, _ = keys.shape if layer in self._tails else (0, 0, 0, 0)
+        for layer, like_TGD in self._like.items():
+            _, groups, size = like_TGD.shape
+            keys, values = self._tails.get(layer, (like_TGD.new_empty(0, groups, 0, size),) * 2)
+            have_rows, _, have_own, _ = keys.shape
             if rows <= have_rows and own <= have_own:
                 continue
             shape = (
-                max(have_rows, rows + rows // 4),
-                like.shape[1],
-                have_own if own <= have_own else max(2 * have_own, own + TAIL_STEP),
-                like.shape[3],
+                have_rows if rows <= have_rows else rows + rows // 4,
+                groups,
+                have_own if own <= have_own else max(3 * have_own // 2, own + TAIL_STEP),
+                size,
             )
             grown = []
             for old in (keys, values):
-                new = like.new_zeros(shape)
+                new = like_TGD.new_zeros(shape)
                 new[:have_rows, :, :have_own] = old[:, :, :have_own]
                 grown.append(new)
             self._tails[layer] = (grown[0], grown[1])
@@ -325,9 +349,10 @@ class _DecodeLayout:
         self.longest = int(own.max()) + 1
         waves: dict[int, list[int]] = {}
         for index, row in enumerate(rows):
-            waves.setdefault(id(row.wave), []).append(index)
+            if row.wave is not None:
+                waves.setdefault(id(row.wave), []).append(index)
         self.waves = [_WaveRows(rows, members, device) for members in waves.values()]
-        self.prompt_length = max(wave.length for wave in self.waves)
+        self.prompt_length = max((wave.length for wave in self.waves), default=0)
         self._places: dict[tuple[int, int], torch.Tensor] = {}
         self._biases: dict[tuple[int | None, torch.dtype], torch.Tensor | None] = {}
 
@@ -341,21 +366,22 @@ class _DecodeLayout:
             tail.view(-1, D).index_copy_(0, self._new_places(G, tail.shape[2]), new.reshape(B * G, D))
         own_k, own_v = (tail[:B, :, :T].flatten(0, 1) for tail in tails)
         q = q_BHD.reshape(B * G, R, D)
-        # Waves differ in length: what is beyond a wave's own columns must be a number, whatever the bias makes of it.
-        scores = (q.new_empty if len(self.waves) == 1 else q.new_zeros)(B, G, R, L + T)
-        for wave in self.waves:
-            wave.score(layer, q_BHD, scores, options.scale)
-        flat = scores.view(B * G, R, L + T)
-        flat[..., L:] = scaled_product(q, own_k.transpose(1, 2), options.scale)
+        scores = scaled_product(q, own_k.transpose(1, 2), options.scale).view(B, G, R, T)
+        if self.waves:
+            # Where no wave writes there must be a number, for the bias to take away.
+            on_prompt = (q.new_empty if self.waves[0].all_rows else q.new_zeros)(B, G, R, L)
+            for wave in self.waves:
+                wave.score(layer, q_BHD, on_prompt, options.scale)
+            scores = torch.cat([on_prompt, scores], -1)
         if options.softcap:
             scores = torch.tanh(scores / options.softcap).mul_(options.softcap)
         if (bias := self._bias(options.window, q.dtype)) is not None:
             scores += bias
         p = torch.softmax(scores, -1)
-        own = torch.bmm(p.view(B * G, R, L + T)[..., L:], own_v).view(B, H, D)
+        out = torch.bmm(p.view(B * G, R, L + T)[..., L:], own_v).view(B, H, D)
         for wave in self.waves:
-            wave.add_values(layer, p, own)
-        return own
+            wave.add_values(layer, p, out)
+        return out
 
     def _new_places(self, groups: int, capacity: int) -> torch.Tensor:
         """Where the rows' new keys and values go in a flattened cache `(rows * groups * capacity, D)`."""
@@ -389,7 +415,9 @@ class _WaveRows:
     """The rows of one prefill wave in a decoding step; `P` of its prompts have rows, at most `W` each."""
 
     def __init__(self, rows: list[_Row], members: list[int], device: torch.device) -> None:
-        self.wave = rows[members[0]].wave
+        wave = rows[members[0]].wave
+        assert wave is not None
+        self.wave = wave
         prompts: dict[int, list[int]] = {}
         for place, index in enumerate(members):
             prompts.setdefault(rows[index].prompt, []).append(place)
