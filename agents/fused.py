@@ -190,7 +190,7 @@ class _Projection:
         """`x W^T + bias + residual` and the adapter's update."""
         pairs = [] if adapter is None else [adapter.pairs.get(name) for name in self.names]
         if not any(pairs):
-            return self._base(x, residual) if not torch.is_grad_enabled() else _plus(self._frozen(x), residual)
+            return _linear(x, self.weight, self.bias, residual) if torch.is_grad_enabled() else self._base(x, residual)
         assert adapter is not None
         if torch.is_grad_enabled():
             tensors = [tensor for pair in pairs for tensor in (pair or (None, None))]
@@ -205,11 +205,8 @@ class _Projection:
 
     def _base(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
         if self.packed is None:
-            return _plus(F.linear(x, self.weight, self.bias), residual)
+            return _linear(x, self.weight, self.bias, residual)
         return _packed_linear(x, self.packed, self.bias, residual)
-
-    def _frozen(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight, self.bias)
 
 
 @dataclass(slots=True)
@@ -266,11 +263,9 @@ class _LoraLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         pairs = [None if a is None else (a, b) for a, b in zip(tensors[::2], tensors[1::2], strict=True)]
         stack = _Stack.of(pairs, projection.sizes, scale, x.dtype)  # type: ignore[arg-type]
-        y = F.linear(x, projection.weight, projection.bias)
+        y = _linear(x, projection.weight, projection.bias, residual)
         inner_Tr = x @ stack.a_rK.T
         y.addmm_(inner_Tr, stack.b_Nr.T)
-        if residual is not None:
-            y.add_(residual)
         ctx.save_for_backward(x, inner_Tr, stack.a_rK, stack.b_Nr)
         ctx.projection, ctx.scale = projection, scale
         ctx.kinds = [None if pair is None else (len(pair[0]), pair[0].dtype) for pair in pairs]
@@ -437,8 +432,14 @@ def _norm_kind(module: nn.Module, like: torch.Tensor) -> tuple[float, float] | N
     return None
 
 
-def _plus(y: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-    return y if residual is None else y + residual
+def _linear(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor | None
+) -> torch.Tensor:
+    """`x W^T + bias + residual`, rounded once, as `_packed_linear` does: then learner and sampler round alike."""
+    if residual is None:
+        return F.linear(x, weight, bias)
+    y = torch.addmm(residual, x, weight.T)
+    return y if bias is None else y + bias
 
 
 def can_pack(weight: torch.Tensor) -> bool:

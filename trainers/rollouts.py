@@ -6,6 +6,7 @@ Vocabulary: a `Task` is one problem in one world (env id, arguments, seed); an `
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -144,8 +145,9 @@ def collect(
     params = replace(params, stop=tuple(renderer.stop_sequences))  # type: ignore[arg-type]
     own_pool = pool or EnvPool()
     groups = [EpisodeGroup(task, [Episode() for _ in range(group_size)]) for task in tasks]
+    openings = [_Opening() for _ in groups]
     players = [
-        _Player(group.task, episode, own_pool.take(group.task), (*seed, index, member))
+        _Player(group.task, episode, own_pool.take(group.task), (*seed, index, member), openings[index])
         for index, group in enumerate(groups)
         for member, episode in enumerate(group.episodes)
     ]
@@ -174,21 +176,36 @@ def collect(
     return groups
 
 
+@dataclass(slots=True)
+class _Opening:
+    """The first prompt of a group, which its episodes have in common: rendered once."""
+
+    messages: list[Message] | None = None
+    tools: tuple[Any, ...] = ()
+    prompt: list[int] = field(default_factory=list)
+
+
 class _Player:
     """One episode under way."""
 
-    def __init__(self, task: Task, episode: Episode, env: Env, seed: tuple[int, ...]) -> None:
+    def __init__(self, task: Task, episode: Episode, env: Env, seed: tuple[int, ...], opening: _Opening) -> None:
         self.task = task
         self.episode = episode
         self.env = env
         self.seed = seed
+        self.opening = opening
         self.prompt: list[int] | None = None
 
     def start(self, renderer: Renderer) -> None:
         options = None if self.task.options is None else dict(self.task.options)
         observation, _ = self.guarded(lambda: checked_reset(self.env, seed=self.task.seed, options=options))
         self.episode.messages += observation
-        self.prompt = renderer.build_generation_prompt(self.episode.messages, self._tools)
+        opening, tools = self.opening, self._tools
+        if opening.messages is None or opening.messages != list(observation) or opening.tools != tools:
+            # Copied, so that a world which goes on to change its messages cannot make two openings look alike.
+            opening.messages, opening.tools = copy.deepcopy(list(observation)), tools
+            opening.prompt = renderer.build_generation_prompt(self.episode.messages, tools)
+        self.prompt = list(opening.prompt)
 
     def hear(self, completion: Completion, renderer: Renderer, context_length: int) -> None:
         """Takes a reply to the world and makes the next prompt of its answer, or None at the end."""
