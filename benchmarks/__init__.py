@@ -1,0 +1,1 @@
+"""The benchmark suite: our engine against transformers, PEFT, TRL, vLLM and the machine's own limits."""
