@@ -7,6 +7,7 @@ matrix products do. This file runs as a script too, in vLLM's own processes, and
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import sys
 import threading
@@ -64,16 +65,15 @@ def restore(stock: Any) -> None:
 
 
 def main() -> None:
-    """Runs `vllm serve` with this script's arguments until standard input ends, as it does when the parent dies."""
+    """Runs vLLM's server with this script's arguments until standard input ends, as it does when the parent dies."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    from vllm.entrypoints.cli.main import main as command_line
-
-    sys.argv = ["vllm", "serve", *sys.argv[1:]]
-    command_line()
+    # Not `vllm serve`, which asks for the version of a package that is called vllm, and on a CPU none is.
+    runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")
 
 
 def _die_with_parent() -> None:
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
     os.killpg(0, signal.SIGKILL)
 
 

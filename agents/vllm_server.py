@@ -144,7 +144,6 @@ class Child:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         options = {"served_model_name": BASE_NAME, "host": "127.0.0.1", "port": port, **arguments}
-        model = options.pop("model")
         environment = {
             **QUIET,
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -154,7 +153,7 @@ class Child:
         }
         with self._log_file.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(Path(__file__).with_name("vllm_child.py")), model, *command_line(options)],
+                [sys.executable, "-P", str(Path(__file__).with_name("vllm_child.py")), *command_line(options)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -246,7 +245,7 @@ def call(
 
 
 def command_line(arguments: Mapping[str, Any]) -> list[str]:
-    """Arguments of vLLM's `EngineArgs` as options of `vllm serve`."""
+    """Arguments of vLLM's `EngineArgs` as options of its server."""
     words = []
     for name, value in arguments.items():
         option = name.replace("_", "-")

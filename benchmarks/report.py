@@ -131,7 +131,7 @@ def rows_table(records: Sequence[Mapping[str, Any]]) -> list[str]:
         unfinished = "" if all(a.get("reached", True) for a in record["repetitions"]) else " (not reached)"
         lines.append(
             f"| {title} | {label} | {form(record['median'])}{unfinished} | {low} - {high} "
-            f"({len(record['repetitions'])}) | {share} | {record['peak_mib']:,.0f} MiB |"
+            f"({record['counted']}) | {share} | {record['peak_mib']:,.0f} MiB |"
         )
     return lines
 
@@ -140,10 +140,10 @@ def line_of(record: Mapping[str, Any]) -> str:
     """One record as a line of text."""
     start = f"{record['section'] + '/' + record['row']:24} {ENGINES[record['engine']].label:38}"
     if "missing" in record:
-        return f"{start} {record['missing']}"
+        return f"{start} {record['missing'].splitlines()[0]}"
     figure = UNITS[record["unit"]]
     line = f"{start} {figure(record['median']):>15} ({figure(record['low'])} to {figure(record['high'])}, "
-    line += f"n={len(record['repetitions'])})"
+    line += f"n={record['counted']})"
     if bound := record.get("bound"):
         line += f"  {record['median'] / bound['tokens_per_second']:6.1%} of {bound['tokens_per_second']:.0f}"
     line += f"  peak {record['peak_mib']:.0f} MiB"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import platform
@@ -20,6 +21,10 @@ from .protocol import ROOT, Answer, Unavailable, Worker, WorkerError
 from .suite import ENGINES, ONE_BY_ONE, OURS, POSITIONS, RANK, Row
 
 THREADS = 2
+DISTURBED = 0.1
+"""Share of the machine that others may take during a measurement before it counts as disturbed."""
+MEASUREMENTS = 3
+"""How often the machine's own speed is measured at most, if that is disturbed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,12 @@ class Session:
         for worker in self._workers.values():
             worker.close()
         self._workers.clear()
+
+    def release(self) -> None:
+        """Lets all workers give back what they have freed."""
+        for worker in self._workers.values():
+            with contextlib.suppress(WorkerError):
+                worker.ask({"kind": "release"})
 
     def engine(self, name: str) -> Worker:
         """The worker that runs an engine; engines of the same module, adapter and options share one.
@@ -108,10 +119,13 @@ class Session:
             bandwidths = worker.ask({"kind": "bandwidth"})
             self.machine |= worker.about
             self.machine |= {name: bandwidths[name] for name in ("bandwidth", "copy", "read")}
-        shapes = sorted({shape for work in works for shape in work.shapes} - self._rates.keys())
-        if shapes:
-            rates = worker.ask({"kind": "products", "shapes": shapes})["rates"]
-            self._rates |= dict(zip(shapes, rates, strict=True))
+        if shapes := sorted({shape for work in works for shape in work.shapes} - self._rates.keys()):
+            for _ in range(MEASUREMENTS):
+                answer = worker.ask({"kind": "products", "shapes": shapes})
+                for shape, rate in zip(shapes, answer["rates"], strict=True):
+                    self._rates[shape] = max(rate, self._rates.get(shape, 0.0))
+                if answer.get("others", 0.0) <= DISTURBED:
+                    break
             self.machine["rates"] = {"x".join(map(str, shape)): rate for shape, rate in sorted(self._rates.items())}
         return Machine(self._rates, self.machine["bandwidth"])
 
@@ -199,6 +213,7 @@ def run_row(session: Session, row: Row, engines: Mapping[str, int]) -> list[Answ
                 answer = ask(name, request_of(row, name, repetition, vocabulary))
                 if answer is not None:
                     answers[name].append(answer)
+    session.release()
     limit = bound_of(session, row) if row.workload else None
     records = []
     for name in engines:
@@ -250,15 +265,20 @@ def bound_of(session: Session, row: Row) -> dict[str, Any]:
 
 
 def figures(answers: Sequence[Answer], figure: str | None) -> Answer:
-    """Median and range of a figure, by default tokens/s; highest memory; the most that other processes took."""
-    values = [answer["tokens"] / answer["seconds"] if figure is None else answer[figure] for answer in answers]
+    """Median and range of a figure, by default tokens/s; highest memory; the most that other processes took.
+
+    Disturbed repetitions are kept, but do not count where there are undisturbed ones.
+    """
+    counted = [answer for answer in answers if answer.get("others", 0.0) <= DISTURBED] or answers
+    values = [answer["tokens"] / answer["seconds"] if figure is None else answer[figure] for answer in counted]
     return {
         "repetitions": list(answers),
+        "counted": len(counted),
         "median": statistics.median(values),
         "low": min(values),
         "high": max(values),
         "peak_mib": max(answer["peak_mib"] for answer in answers),
-        "others": max(answer.get("others", 0.0) for answer in answers),
+        "others": max(answer.get("others", 0.0) for answer in counted),
     }
 
 

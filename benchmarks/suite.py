@@ -46,7 +46,7 @@ AUTOCAST = {"peft": True, "float32_adapter": True, "autocast": True}
 """For training: a float32 adapter under autocast, which keeps the precision of ours and is quicker than without."""
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1"}
 """glibc's settings that keep freed memory in the process; ours sets the like by itself. Most others are quicker so."""
-POSITIONS = 4096
+POSITIONS = 2048
 """Most positions, padding included, in one pass of an engine that pads; larger batches are accumulated."""
 
 
@@ -227,7 +227,7 @@ ROWS: tuple[Row, ...] = (
         "unpadded",
         "8 sequences of 128, all trained",
         Workload(groups=8, shortest=128, longest=128),
-        short={OURS: 3, "peft": 2, "trl-sft": 1},
+        short={OURS: 3, "peft": 2, "trl-sft": 2},
         long=TRAINERS,
     ),
     _training(

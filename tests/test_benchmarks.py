@@ -135,12 +135,21 @@ def test_the_first_token_is_never_a_target() -> None:
 def test_figures_are_median_and_range() -> None:
     answers = [
         {"tokens": 10, "seconds": s, "peak_mib": p, "others": o}
-        for s, p, o in ((1.0, 5, 0.0), (2.0, 9, 0.3), (5.0, 7, 0.0))
+        for s, p, o in ((1.0, 5, 0.0), (2.0, 9, 0.05), (5.0, 7, 0.0))
     ]
     found = figures(answers, None)
     assert (found["median"], found["low"], found["high"]) == (5.0, 2.0, 10.0)
-    assert (found["peak_mib"], found["others"]) == (9, 0.3)
+    assert (found["peak_mib"], found["others"]) == (9, 0.05)
     assert figures(answers, "seconds")["median"] == 2.0
+
+
+def test_disturbed_repetitions_count_only_if_there_are_no_others() -> None:
+    answers = [
+        {"tokens": 10, "seconds": s, "peak_mib": 1, "others": o} for s, o in ((1.0, 0.0), (4.0, 0.5), (2.0, 0.1))
+    ]
+    found = figures(answers, None)
+    assert (found["median"], found["low"], found["counted"], len(found["repetitions"])) == (7.5, 5.0, 2, 3)
+    assert figures(answers[1:2], None)["median"] == 2.5
 
 
 def record(row: str, engine: str, median: float, **fields: Any) -> dict[str, Any]:
@@ -157,6 +166,7 @@ def record(row: str, engine: str, median: float, **fields: Any) -> dict[str, Any
         "high": median,
         "peak_mib": 1024.0,
         "others": 0.0,
+        "counted": 1,
         "repetitions": [answer],
         **fields,
     }
