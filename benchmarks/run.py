@@ -43,12 +43,20 @@ class Session:
     """The engines that run, started when they are first wanted, and the machine's measured speed.
 
     Use as a context manager: leaving it ends the workers.
+
+    Attributes:
+        setting: what all engines share.
+        folder: for adapters and logs.
+        versions: of the packages in each engine's environment.
+        machine: its description and speed, as they come.
+        warm: engines and kinds of request that have had their warm-up.
     """
 
     setting: Setting
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="loragym-bench-")))
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
+    warm: set[tuple[str, str]] = field(default_factory=set)
     _workers: dict[str, Worker] = field(default_factory=dict)
     _ours: dict[str, Answer] = field(default_factory=dict)
     _rates: dict[bound.Shape, float] = field(default_factory=dict)
@@ -64,6 +72,7 @@ class Session:
         for worker in self._workers.values():
             worker.close()
         self._workers.clear()
+        self.warm.clear()
 
     def release(self) -> None:
         """Lets all workers give back what they have freed."""
@@ -206,7 +215,9 @@ def run_row(session: Session, row: Row, engines: Mapping[str, int]) -> list[Answ
 
     if row.workload:
         for name in engines:
-            ask(name, warm_up(row, vocabulary))
+            if (name, row.kind) not in session.warm:
+                ask(name, warm_up(row, vocabulary))
+                session.warm.add((name, row.kind))
     for repetition in range(max(engines.values(), default=0)):
         for name, count in engines.items():
             if repetition < count and name not in failed:

@@ -212,7 +212,7 @@ ROWS: tuple[Row, ...] = (
         "ragged-32",
         "32 sequences, prompt 64, 8 to 64 new",
         Workload(groups=32, prompt=64, shortest=8, longest=64),
-        short={OURS: 3, "generate": 1, "vllm-merged": 1},
+        short={OURS: 3, "generate": 1},
         long=SAMPLERS,
     ),
     _sampling("rl-64", "16 prompts of 64 x 16 samples, 8 to 64 new", _rl(16, 64), long=ONCE | {OURS: 5}),
@@ -221,7 +221,7 @@ ROWS: tuple[Row, ...] = (
         "rl-512-small",
         "2 prompts of 512 x 16 samples, 8 to 64 new",
         _rl(2, 512),
-        short={OURS: 3, "generate": 1, "vllm-merged": 1},
+        short={OURS: 3, "generate": 1},
     ),
     _training(
         "unpadded",
