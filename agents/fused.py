@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .attention import AttentionOptions, Layout
+from .elementwise import gated, rms_norm, rotary
 from .lora import Adapter
 
 if TYPE_CHECKING:
@@ -295,123 +296,21 @@ class _LoraLinear(torch.autograd.Function):
         return x_grad, grad if ctx.needs_input_grad[1] else None, None, None, *found
 
 
-class _Rotary(torch.autograd.Function):
-    """Rotary positions (Su et al. 2021), halves of a head turned against each other; `(T, heads, D)`.
-
-    The sine comes with the sign of its half.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, cos_T1D: torch.Tensor, sin_T1D: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(cos_T1D, sin_T1D)
-        return _turned(x, cos_T1D, sin_T1D)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        cos_T1D, sin_T1D = ctx.saved_tensors
-        return (grads[0] * cos_T1D).add_(_swapped(grads[0] * sin_T1D)), None, None
-
-
-def _turned(x: torch.Tensor, cos_T1D: torch.Tensor, sin_T1D: torch.Tensor) -> torch.Tensor:
-    return (x * cos_T1D).addcmul_(_swapped(x), sin_T1D)
-
-
-def _swapped(x: torch.Tensor) -> torch.Tensor:
-    low, high = x.chunk(2, -1)
-    return torch.cat((high, low), -1)
-
-
-def rotary(x: torch.Tensor, cos_T1D: torch.Tensor, sin_T1D: torch.Tensor) -> torch.Tensor:
-    """`x` turned by its positions' angles."""
-    return (_Rotary.apply if torch.is_grad_enabled() else _turned)(x, cos_T1D, sin_T1D)
-
-
-class _Gated(torch.autograd.Function):
-    """`gated`, which keeps its input only."""
-
-    @staticmethod
-    def forward(ctx: Any, gate_up: torch.Tensor, activation: str) -> torch.Tensor:
-        ctx.save_for_backward(gate_up)
-        ctx.activation = activation
-        return _gated(gate_up, activation)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (gate_up,) = ctx.saved_tensors
-        gate, up = gate_up.chunk(2, -1)
-        found = torch.empty_like(gate_up)
-        of_gate, of_up = found.chunk(2, -1)
-        torch.mul(_activated(gate, ctx.activation), grads[0], out=of_up)
-        outer = grads[0] * up
-        if ctx.activation == "silu":
-            of_gate.copy_(torch.ops.aten.silu_backward(outer, gate))
-        else:
-            of_gate.copy_(torch.ops.aten.gelu_backward(outer, gate, approximate=ctx.activation))
-        return found, None
-
-
-def gated(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
-    """activation(gate) * up of `(T, 2 N)`, gate first."""
-    return (_Gated.apply if torch.is_grad_enabled() else _gated)(gate_up, activation)
-
-
-def _gated(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
-    gate, up = gate_up.chunk(2, -1)
-    return _activated(gate, activation).mul_(up)
-
-
 def _activation(config: Any) -> str:
     return getattr(config, "hidden_activation", None) or config.hidden_act
-
-
-def _activated(gate: torch.Tensor, activation: str) -> torch.Tensor:
-    return F.silu(gate) if activation == "silu" else F.gelu(gate, approximate=activation)
-
-
-class _RMSNorm(torch.autograd.Function):
-    """x / rms(x) * (weight + offset) over the last dimension (Zhang & Sennrich 2019), computed in float32 or wider."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, offset: float, eps: float) -> torch.Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.offset, ctx.eps = offset, eps
-        return _normalized(x, weight, offset, eps)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        wide = torch.promote_types(x.dtype, torch.float32)
-        scaled = grads[0].to(wide) * (weight.to(wide) + ctx.offset)
-        values = x.to(wide)
-        inverse = torch.linalg.vector_norm(values, dim=-1, keepdim=True).square_().div_(x.shape[-1])
-        inverse = inverse.add_(ctx.eps).rsqrt_()
-        along = torch.linalg.vecdot(scaled, values)[..., None].mul_(inverse.square()).div_(x.shape[-1])
-        return scaled.sub_(values * along).mul_(inverse).to(x.dtype), None, None, None
-
-
-def _normalized(x: torch.Tensor, weight: torch.Tensor, offset: float, eps: float) -> torch.Tensor:
-    if offset or x.dtype != weight.dtype:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return (F.rms_norm(x.to(wide), weight.shape, None, eps) * (weight.to(wide) + offset)).to(x.dtype)
-    if x.device.type != "cpu":
-        return F.rms_norm(x, weight.shape, weight, eps)
-    # torch has no kernel of its own for this on a CPU, but one for the layer norm, which does the same where the mean
-    # is zero.
-    both = torch.cat((x, -x), -1)
-    return F.layer_norm(both, both.shape[-1:], None, None, eps)[..., : x.shape[-1]] * weight
 
 
 _NORM_KINDS: WeakKeyDictionary[nn.Module, tuple[float, float] | None] = WeakKeyDictionary()
 
 
 def norm(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """What the module gives; an RMS norm goes through `_RMSNorm`, whatever the module calls its parts."""
+    """What the module gives; an RMS norm goes through `rms_norm`, whatever the module calls its parts."""
     if module not in _NORM_KINDS:
         _NORM_KINDS[module] = _norm_kind(module, x)
     kind = _NORM_KINDS[module]
     if kind is None:
         return module(x)
-    return (_RMSNorm.apply if torch.is_grad_enabled() else _normalized)(x, module.weight, *kind)  # type: ignore[arg-type]
+    return rms_norm(x, module.weight, *kind)
 
 
 @torch.no_grad()
@@ -426,7 +325,7 @@ def _norm_kind(module: nn.Module, like: torch.Tensor) -> tuple[float, float] | N
     x = (x * torch.tensor([[1.0], [2 * eps**0.5]])).to(like)
     expected = module(x)
     for offset in (0.0, 1.0):
-        got = _normalized(x, weight, offset, eps)
+        got = rms_norm(x, weight, offset, eps)
         if torch.allclose(got.float(), expected.float(), rtol=0.02, atol=1e-3):
             return offset, eps
     return None

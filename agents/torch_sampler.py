@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from . import kernels
 from .attention import AttentionOptions, TreeLayout, scaled_product
 from .lora import Adapter
 from .packing import Pack, pack_sequences
@@ -353,6 +354,9 @@ class _DecodeLayout:
                 waves.setdefault(id(row.wave), []).append(index)
         self.waves = [_WaveRows(rows, members, device) for members in waves.values()]
         self.prompt_length = max((wave.length for wave in self.waves), default=0)
+        self.prompt_lengths_B = torch.zeros_like(self.own_B)
+        for wave in self.waves:
+            self.prompt_lengths_B[wave.rows] = wave.lengths_B
         self._places: dict[tuple[int, int], torch.Tensor] = {}
         self._biases: dict[tuple[int | None, torch.dtype], torch.Tensor | None] = {}
 
@@ -362,6 +366,15 @@ class _DecodeLayout:
         (B, H, D), G = q_BHD.shape, k_BGD.shape[1]
         R, L, T = H // G, self.prompt_length, self.longest
         tails = self.tails[layer]
+        if D in kernels.HEAD_SIZES and kernels.usable(q_BHD, *tails):
+            on_prompt = q_BHD.new_empty(B, G, R, L) if self.waves else None
+            for wave in self.waves:
+                wave.score(layer, q_BHD, on_prompt, options.scale)
+            new = (q_BHD, k_BGD, v_BGD)
+            out = kernels.attend(*new, tails, self.own_B, on_prompt, self.prompt_lengths_B, options)
+            for wave in self.waves:
+                wave.add_values(layer, on_prompt, out)
+            return out
         for tail, new in zip(tails, (k_BGD, v_BGD), strict=True):
             tail.view(-1, D).index_copy_(0, self._new_places(G, tail.shape[2]), new.reshape(B * G, D))
         own_k, own_v = (tail[:B, :, :T].flatten(0, 1) for tail in tails)
@@ -397,11 +410,8 @@ class _DecodeLayout:
         key = (window, dtype)
         if key not in self._biases:
             device = self.own_B.device
-            lengths_B = torch.zeros_like(self.own_B)
-            for wave in self.waves:
-                lengths_B[wave.rows] = wave.lengths_B
             at_L, at_T = torch.arange(self.prompt_length, device=device), torch.arange(self.longest, device=device)
-            in_prompt, in_own = at_L < lengths_B[:, None], at_T <= self.own_B[:, None]
+            in_prompt, in_own = at_L < self.prompt_lengths_B[:, None], at_T <= self.own_B[:, None]
             if window is not None:
                 in_prompt &= self.positions_B[:, None] - at_L < window
                 in_own &= self.own_B[:, None] - at_T < window

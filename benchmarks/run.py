@@ -221,7 +221,7 @@ def run_row(session: Session, row: Row, engines: Mapping[str, int]) -> list[Answ
     for repetition in range(max(engines.values(), default=0)):
         for name, count in engines.items():
             if repetition < count and name not in failed:
-                answer = ask(name, request_of(row, name, repetition, vocabulary))
+                answer = ask(name, request_of(row, name, repetition, vocabulary, session.setting.device))
                 if answer is not None:
                     answers[name].append(answer)
     session.release()
@@ -236,14 +236,14 @@ def run_row(session: Session, row: Row, engines: Mapping[str, int]) -> list[Answ
     return records
 
 
-def request_of(row: Row, engine: str, repetition: int, vocabulary: int) -> Answer:
+def request_of(row: Row, engine: str, repetition: int, vocabulary: int, device: str = "cpu") -> Answer:
     """What a worker is asked in one repetition."""
     request: Answer = {"kind": row.kind, "step": repetition + 1, **row.request}
     if row.workload:
         make = row.workload.sampling_request if row.kind == "sample" else row.workload.training_request
         request |= make(repetition + 1, vocabulary)
         longest = max(group.prompt + max(group.lengths) for group in row.workload.layout())
-        request["rows_per_batch"] = 1 if engine in ONE_BY_ONE else max(1, POSITIONS // longest)
+        request["rows_per_batch"] = 1 if engine in ONE_BY_ONE else max(1, POSITIONS[device] // longest)
     return request
 
 

@@ -44,16 +44,24 @@ NARROW = {"peft": True, "float32_adapter": False}
 """For sampling: PEFT's adapter in the base's type, as ours is then."""
 AUTOCAST = {"peft": True, "float32_adapter": True, "autocast": True}
 """For training: a float32 adapter under autocast, which keeps the precision of ours and is quicker than without."""
-KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1"}
-"""glibc's settings that keep freed memory in the process; ours sets the like by itself. Most others are quicker so."""
-POSITIONS = 2048
+KEEP_FREED_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+"""What our engine sets by itself in glibc, for the others too: freed memory stays with the process."""
+POSITIONS = {"cpu": 2048, "cuda": 8192}
 """Most positions, padding included, in one pass of an engine that pads; larger batches are accumulated."""
 
 
-def _plain(
-    label: str, adapter: str = "random", environment: Mapping[str, str] = KEEP_FREED_MEMORY, **options: Any
-) -> Engine:
-    return Engine(label=label, module="transformers_peft", options=options, adapter=adapter, environment=environment)
+def _plain(label: str, adapter: str = "random", **options: Any) -> Engine:
+    return Engine(
+        label=label,
+        module="transformers_peft",
+        options=options,
+        adapter=adapter,
+        environment=KEEP_FREED_MEMORY,
+    )
 
 
 def _trl(label: str, adapter: str = "random", **options: Any) -> Engine:
@@ -89,7 +97,6 @@ ENGINES: dict[str, Engine] = {
     "peft": _plain("transformers + PEFT, padded", **AUTOCAST),
     "peft-single": _plain("transformers + PEFT, one by one", **AUTOCAST),
     "peft-rl": _plain("transformers + PEFT, plain loop", adapter="fresh", **AUTOCAST),
-    "peft-memory": _plain("transformers + PEFT, padded", environment={}, **AUTOCAST),
     "trl-sft": _trl("TRL SFTTrainer, padded"),
     "trl-sft-single": _trl("TRL SFTTrainer, one by one"),
     "trl-sft-free": _trl("TRL SFTTrainer, padding-free", padding_free=True),
@@ -181,7 +188,7 @@ def _equal(count: int) -> Workload:
 
 def _memory(name: str, title: str, rows: int, length: int, adapters: int = 1, vocabulary: int = 0) -> Row:
     short = name in ("length-512", "length-2048", "adapters-2")
-    peers = {} if adapters > 1 else {"peft-memory": 1}
+    peers = {} if adapters > 1 else {"peft": 1}
     return Row(
         section="memory",
         name=name,

@@ -1,0 +1,250 @@
+"""The parts of a decoder that are not matrix products, compiled for the processor at hand (`kernels.cpp`).
+
+torch takes several operators for each of them, and on a CPU an operator on little data costs more to start than to
+compute. The machine's own C++ compiler makes the library once, into the cache folder. Nothing needs it: without a
+compiler, or with `LORAGYM_KERNELS=0`, torch's operators do the work.
+
+Shapes: `(T, K)` or `(T, heads, D)`; the values of a row lie next to each other, rows may lie apart.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from ctypes import c_float, c_int, c_int64, c_long, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from .bundled import cache_root
+
+if TYPE_CHECKING:
+    from .attention import AttentionOptions
+
+logger = logging.getLogger(__name__)
+
+SWITCH = "LORAGYM_KERNELS"
+SOURCE = Path(__file__).with_name("kernels.cpp")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
+SUFFIXES = {torch.float32: "float", torch.bfloat16: "bfloat16"}
+ACTIVATIONS = {"silu": 0, "tanh": 1}
+HEAD_SIZES = {16, 32, 64, 96, 128, 256}
+"""For which `attend` is compiled."""
+NO_WINDOW = 2**62
+
+_POINTER, _SIZE = c_void_p, c_long
+_ARGUMENTS = {
+    "rms_norm": [_POINTER] * 3 + [_SIZE] * 5 + [c_float, c_float, c_int],
+    "rms_norm_backward": [_POINTER] * 4 + [_SIZE] * 5 + [c_float, c_float, c_int],
+    "gated": [_POINTER] * 2 + [_SIZE] * 2 + [c_int, c_int],
+    "gated_backward": [_POINTER] * 3 + [_SIZE] * 2 + [c_int, c_int],
+    "rotary": [_POINTER] * 4 + [_SIZE] * 5 + [c_int, c_int],
+    "attend": [_POINTER] * 9 + [_SIZE] * 9 + [c_float, c_float, c_int64, c_int],
+}
+
+
+def usable(*tensors: torch.Tensor) -> bool:
+    """Whether there are kernels for these tensors: on a CPU, all float32 or all bfloat16."""
+    dtype = tensors[0].dtype
+    return (
+        dtype in SUFFIXES
+        and all(x.dtype == dtype and x.device.type == "cpu" for x in tensors)
+        and functions() is not None
+    )
+
+
+@cache
+def functions() -> dict[tuple[str, torch.dtype], ctypes._NamedFuncPointer] | None:
+    """The library's functions, compiled on first use; None if there are none on this machine."""
+    if os.environ.get(SWITCH, "1") == "0":
+        return None
+    compiler = shlex.split(os.environ.get("CXX", "")) or [shutil.which("c++") or shutil.which("g++") or ""]
+    if not compiler[0]:
+        logger.info("no C++ compiler (c++ or g++, or name one in CXX): torch's operators are used, which are slower")
+        return None
+    try:
+        path = _compiled(compiler)
+        try:
+            library = ctypes.CDLL(str(path))
+        except OSError:
+            path.unlink()  # damaged on its way to the disk, or by a program: made anew, once
+            library = ctypes.CDLL(str(_compiled(compiler)))
+    except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        logger.warning(
+            "%s could not be compiled, torch's operators are used instead, which are slower (%s=0 silences this): %s",
+            SOURCE.name,
+            SWITCH,
+            said.strip()[-500:],
+        )
+        return None
+    found = {}
+    for name, arguments in _ARGUMENTS.items():
+        for dtype, suffix in SUFFIXES.items():
+            function = getattr(library, f"{name}_{suffix}")
+            function.argtypes, function.restype = arguments, None
+            found[name, dtype] = function
+    return found
+
+
+def _compiled(compiler: list[str]) -> Path:
+    """The library, from the cache if this compiler made it for this processor from this source."""
+
+    def run(*arguments: str) -> str:
+        return subprocess.run(
+            [*compiler, *arguments], check=True, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+        ).stdout
+
+    parts = (SOURCE.read_text(), *FLAGS, run("--version"), platform.machine(), _processor())
+    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    path = cache_root() / "kernels" / f"{name}.so"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Elsewhere first: a second process never sees half a library.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = Path(folder) / path.name
+            run(*FLAGS, "-o", str(made), str(SOURCE))
+            os.replace(made, path)
+    return path
+
+
+def _processor() -> str:
+    """What the processor can do, as far as the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+
+
+def _laid(x: torch.Tensor) -> torch.Tensor:
+    """`x` with the values of each row next to each other, copied if they are not."""
+    size = x.shape[-1]
+    heads_adjoin = x.dim() == 2 or x.shape[1] == 1 or x.stride(1) == size
+    return x if heads_adjoin and (size == 1 or x.stride(-1) == 1) else x.contiguous()
+
+
+def _sizes(x: torch.Tensor) -> tuple[int, int, int]:
+    return (x.shape[0], 1, x.shape[1]) if x.dim() == 2 else (x.shape[0], x.shape[1], x.shape[2])
+
+
+def _call(name: str, dtype: torch.dtype, *arguments: float | None) -> None:
+    table = functions()
+    assert table is not None
+    table[name, dtype](*arguments, torch.get_num_threads())
+
+
+def rms_norm(x: torch.Tensor, weight_K: torch.Tensor, offset: float, eps: float) -> torch.Tensor:
+    """x / rms(x) * (weight + offset) over the last dimension; without an offset rounded before the weight too."""
+    x, weight_K = _laid(x), weight_K.contiguous()
+    y = torch.empty(x.shape, dtype=x.dtype)
+    pointers = x.data_ptr(), weight_K.data_ptr(), y.data_ptr()
+    _call("rms_norm", x.dtype, *pointers, *_sizes(x), x.stride(0), y.stride(0), offset, eps)
+    return y
+
+
+def rms_norm_backward(
+    grad: torch.Tensor, x: torch.Tensor, weight_K: torch.Tensor, offset: float, eps: float
+) -> torch.Tensor:
+    """The gradient of `rms_norm`'s input."""
+    grad, x, weight_K = _laid(grad), _laid(x), weight_K.contiguous()
+    found = torch.empty(x.shape, dtype=x.dtype)
+    pointers = grad.data_ptr(), x.data_ptr(), weight_K.data_ptr(), found.data_ptr()
+    _call("rms_norm_backward", x.dtype, *pointers, *_sizes(x), grad.stride(0), x.stride(0), offset, eps)
+    return found
+
+
+def gated(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
+    """activation(gate) * up of `(T, 2 N)`, gate first; `activation` is one of `ACTIVATIONS`."""
+    gate_up = gate_up.contiguous()
+    rows, size = gate_up.shape[0], gate_up.shape[1] // 2
+    y = torch.empty(rows, size, dtype=gate_up.dtype)
+    _call("gated", y.dtype, gate_up.data_ptr(), y.data_ptr(), rows, size, ACTIVATIONS[activation])
+    return y
+
+
+def gated_backward(grad: torch.Tensor, gate_up: torch.Tensor, activation: str) -> torch.Tensor:
+    """The gradient of `gated`'s input."""
+    grad, gate_up = grad.contiguous(), gate_up.contiguous()
+    found = torch.empty_like(gate_up)
+    pointers = grad.data_ptr(), gate_up.data_ptr(), found.data_ptr()
+    _call("gated_backward", grad.dtype, *pointers, *grad.shape, ACTIVATIONS[activation])
+    return found
+
+
+def rotary(
+    x_THD: torch.Tensor, cos_T1D: torch.Tensor, sin_T1D: torch.Tensor, *, back: bool = False, in_place: bool = False
+) -> torch.Tensor:
+    """Halves of each head turned against each other; the sine comes with the sign of its half.
+
+    `back` gives the gradient instead: the transposed turn.
+    """
+    laid = _laid(x_THD)
+    y = laid if in_place else torch.empty(x_THD.shape, dtype=x_THD.dtype)
+    pointers = laid.data_ptr(), cos_T1D.contiguous().data_ptr(), sin_T1D.contiguous().data_ptr(), y.data_ptr()
+    _call("rotary", y.dtype, *pointers, *x_THD.shape, laid.stride(0), y.stride(0), back)
+    return y
+
+
+def attend(
+    q_BHD: torch.Tensor,
+    k_BGD: torch.Tensor,
+    v_BGD: torch.Tensor,
+    caches: tuple[torch.Tensor, torch.Tensor],
+    place_B: torch.Tensor,
+    on_prompt: torch.Tensor | None,
+    prompt_lengths_B: torch.Tensor,
+    options: AttentionOptions,
+) -> torch.Tensor:
+    """Attention of one new token per row over its own cache, the new key and value written into it first.
+
+    Args:
+        q_BHD: queries; `k_BGD`, `v_BGD` the new keys and values.
+        caches: keys and values `(rows, G, capacity, D)`, contiguous; the first B rows are those of the batch. D is one
+            of `HEAD_SIZES`.
+        place_B: int64, where in its cache each row's new token goes; it sees everything up to there.
+        on_prompt: scores of prompts that rows share, `(B, G, R, L)`, scaled and contiguous; becomes probabilities.
+        prompt_lengths_B: int64, how many of them a row has.
+
+    Returns:
+        The part of the output that comes from the rows' own caches, `(B, H, D)`.
+    """
+    q_BHD, k_BGD, v_BGD = _laid(q_BHD), _laid(k_BGD), _laid(v_BGD)
+    keys, values = caches
+    (B, H, D), G = q_BHD.shape, k_BGD.shape[1]
+    out = torch.empty(B, H, D, dtype=q_BHD.dtype)
+    _call(
+        "attend",
+        q_BHD.dtype,
+        q_BHD.data_ptr(),
+        k_BGD.data_ptr(),
+        v_BGD.data_ptr(),
+        keys.data_ptr(),
+        values.data_ptr(),
+        place_B.data_ptr(),
+        None if on_prompt is None else on_prompt.data_ptr(),
+        prompt_lengths_B.data_ptr(),
+        out.data_ptr(),
+        B,
+        G,
+        H // G,
+        D,
+        keys.shape[2],
+        0 if on_prompt is None else on_prompt.shape[-1],
+        q_BHD.stride(0),
+        k_BGD.stride(0),
+        v_BGD.stride(0),
+        options.scale,
+        options.softcap or 0.0,
+        NO_WINDOW if options.window is None else options.window,
+    )
+    return out
