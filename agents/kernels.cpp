@@ -184,6 +184,8 @@ static const long LANES = 16;
 typedef float Floats __attribute__((vector_size(64)));
 typedef float EightFloats __attribute__((vector_size(32)));
 typedef float FourFloats __attribute__((vector_size(16)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
 
 static inline Floats load(const float *x) {
     Floats values;
@@ -192,14 +194,23 @@ static inline Floats load(const float *x) {
 }
 
 static inline Floats load(const bfloat16 *x) {
-    typedef uint16_t Halves __attribute__((vector_size(32)));
-    typedef uint32_t Words __attribute__((vector_size(64)));
     Halves halves;
     std::memcpy(&halves, x, sizeof halves);
     Words words = __builtin_convertvector(halves, Words) << 16;
     Floats values;
     std::memcpy(&values, &words, sizeof values);
     return values;
+}
+
+static inline void store(float *to, Floats x) { std::memcpy(to, &x, sizeof x); }
+
+static inline void store(bfloat16 *to, Floats x) {
+    Words words;
+    std::memcpy(&words, &x, sizeof words);
+    words = (words + 0x7fffu + ((words >> 16) & 1u)) >> 16;
+    words = x == x ? words : Words{} + 0x7fc0u;
+    Halves halves = __builtin_convertvector(words, Halves);
+    std::memcpy(to, &halves, sizeof halves);
 }
 
 static inline float sum(Floats x) {
@@ -218,7 +229,7 @@ static inline float sum(Floats x) {
 //
 //   q (B, G * R, D), new_k and new_v (B, G, D): each row `*_stride` after the one before; D = PARTS * LANES
 //   keys, values (B, G, capacity, D); place (B): where the new token goes, so the row's own keys are 0..place
-//   prompt (B, G, R, L) scores or null; prompt_length (B), at most L each
+//   prompt (B, G, R, L) scores; prompt_length (B), at most L each
 //   window: how many positions back a token sees, itself included
 template <typename T, int PARTS>
 static void attend(const T *q, const T *new_k, const T *new_v, T *keys, T *values, const int64_t *place, T *prompt,
@@ -232,7 +243,7 @@ static void attend(const T *q, const T *new_k, const T *new_v, T *keys, T *value
 #pragma omp for collapse(2) schedule(static)
         for (long row = 0; row < B; row++)
             for (long group = 0; group < G; group++) {
-                const int64_t last = place[row], before = prompt ? prompt_length[row] : 0;
+                const int64_t last = place[row], before = prompt_length[row];
                 T *own_keys = keys + (row * G + group) * capacity * D;
                 T *own_values = values + (row * G + group) * capacity * D;
                 std::memcpy(own_keys + last * D, new_k + row * k_stride + group * D, D * sizeof(T));
@@ -257,7 +268,7 @@ static void attend(const T *q, const T *new_k, const T *new_v, T *keys, T *value
                 }
                 for (long r = 0; r < R; r++) {
                     float *score = scores.data() + r * count;
-                    T *on_prompt = prompt ? prompt + ((row * G + group) * R + r) * L : nullptr;
+                    T *on_prompt = prompt + ((row * G + group) * R + r) * L;
                     float highest = -INFINITY, total = 0.0f;
                     for (long t = 0; t < count; t++) score[t] = rounded<T>(score[t]);
                     if (softcap > 0.0f) {
@@ -274,13 +285,11 @@ static void attend(const T *q, const T *new_k, const T *new_v, T *keys, T *value
 #pragma omp simd reduction(+ : total)
                     for (long t = first_of_prompt; t < before; t++) total += exponential(widen(on_prompt[t]) - highest);
                     const float inverse = 1.0f / total;
-                    if (prompt) {
-                        for (long t = 0; t < std::min<int64_t>(first_of_prompt, L); t++) on_prompt[t] = narrow<T>(0.0f);
+                    for (long t = 0; t < std::min<int64_t>(first_of_prompt, L); t++) on_prompt[t] = narrow<T>(0.0f);
 #pragma omp simd
-                        for (long t = first_of_prompt; t < before; t++)
-                            on_prompt[t] = narrow<T>(exponential(widen(on_prompt[t]) - highest) * inverse);
-                        for (long t = before; t < L; t++) on_prompt[t] = narrow<T>(0.0f);
-                    }
+                    for (long t = first_of_prompt; t < before; t++)
+                        on_prompt[t] = narrow<T>(exponential(widen(on_prompt[t]) - highest) * inverse);
+                    for (long t = before; t < L; t++) on_prompt[t] = narrow<T>(0.0f);
                     for (long t = 0; t < count; t++) score[t] = rounded<T>(score[t] * inverse);
                 }
                 for (long t = 0; t < count; t++) {
@@ -290,9 +299,79 @@ static void attend(const T *q, const T *new_k, const T *new_v, T *keys, T *value
                         for (int i = 0; i < PARTS; i++) sums[r * PARTS + i] += scores[r * count + t] * value[i];
                 }
                 T *target = out + (row * G + group) * R * D;
-                for (long i = 0; i < R * PARTS; i++)
-                    for (long lane = 0; lane < LANES; lane++) target[i * LANES + lane] = narrow<T>(sums[i][lane]);
+                for (long i = 0; i < R * PARTS; i++) store(target + i * LANES, sums[i]);
             }
+    }
+}
+
+// Adds a LoRA update to few rows: y += (x A^T) B^T, the inner product rounded. Adapters of layers that read the same
+// input lie side by side: `part` p has the ranks from `ranks[p]` to `ranks[p + 1]` and writes the outputs from
+// `outputs[p]` to `outputs[p + 1]`.
+//
+//   x (rows, K), a (r, K), b (r, N): the transposed B, each rank's values for all outputs; y (rows, N)
+template <typename T>
+static void add_lora(const T *x, const T *a, const T *b, T *y, long rows, long K, long N, long parts,
+                     const int64_t *ranks, const int64_t *outputs, int threads) {
+    const long r = ranks[parts], COLUMNS = 4 * LANES;
+    std::vector<float> inner(rows * r);
+    float *products = inner.data();
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for collapse(2) schedule(static)
+        for (long j = 0; j < r; j += 4)
+            for (long row = 0; row < rows; row += 4) {
+                const long high = std::min(4L, rows - row), wide = std::min(4L, r - j);
+                Floats sums[4][4] = {};
+                long k = 0;
+                for (; k + LANES <= K; k += LANES) {
+                    Floats left[4], right[4];
+                    // Beyond the edge the last row again: computed and thrown away.
+                    for (long i = 0; i < 4; i++) left[i] = load(x + (row + std::min(i, high - 1)) * K + k);
+                    for (long i = 0; i < 4; i++) right[i] = load(a + (j + std::min(i, wide - 1)) * K + k);
+                    for (long m = 0; m < 4; m++)
+                        for (long n = 0; n < 4; n++) sums[m][n] += left[m] * right[n];
+                }
+                for (long m = 0; m < high; m++)
+                    for (long n = 0; n < wide; n++) {
+                        float found = sum(sums[m][n]);
+                        for (long rest = k; rest < K; rest++)
+                            found += widen(x[(row + m) * K + rest]) * widen(a[(j + n) * K + rest]);
+                        products[(row + m) * r + j + n] = rounded<T>(found);
+                    }
+            }
+        for (long part = 0; part < parts; part++) {
+            const long first = outputs[part], last = outputs[part + 1];
+            if (ranks[part] == ranks[part + 1]) continue;  // no adapter on this layer
+#pragma omp for collapse(2) schedule(static) nowait
+            for (long column = first; column < last; column += COLUMNS)
+                for (long row = 0; row < rows; row += 4) {
+                    const long high = std::min(4L, rows - row), wide = std::min(COLUMNS, last - column);
+                    if (wide < COLUMNS) {
+                        for (long m = 0; m < high; m++)
+                            for (long n = column; n < column + wide; n++) {
+                                float found = widen(y[(row + m) * N + n]);
+                                for (long j = ranks[part]; j < ranks[part + 1]; j++)
+                                    found += products[(row + m) * r + j] * widen(b[j * N + n]);
+                                y[(row + m) * N + n] = narrow<T>(found);
+                            }
+                        continue;
+                    }
+                    Floats sums[4][4];
+                    for (long m = 0; m < 4; m++)
+                        for (long n = 0; n < 4; n++)
+                            sums[m][n] = load(y + (row + std::min(m, high - 1)) * N + column + n * LANES);
+                    for (long j = ranks[part]; j < ranks[part + 1]; j++) {
+                        Floats right[4];
+                        for (long n = 0; n < 4; n++) right[n] = load(b + j * N + column + n * LANES);
+                        for (long m = 0; m < 4; m++) {
+                            const float left = products[(row + std::min(m, high - 1)) * r + j];
+                            for (long n = 0; n < 4; n++) sums[m][n] += left * right[n];
+                        }
+                    }
+                    for (long m = 0; m < high; m++)
+                        for (long n = 0; n < 4; n++) store(y + (row + m) * N + column + n * LANES, sums[m][n]);
+                }
+        }
     }
 }
 
@@ -317,6 +396,10 @@ static void attend(const T *q, const T *new_k, const T *new_v, T *keys, T *value
     extern "C" void rotary_##SUFFIX(const T *x, const T *cos, const T *sin, T *y, long rows, long heads, long size,    \
                                     long x_stride, long y_stride, int back, int threads) {                             \
         (back ? rotary<T, true> : rotary<T, false>)(x, cos, sin, y, rows, heads, size, x_stride, y_stride, threads);   \
+    }                                                                                                                  \
+    extern "C" void add_lora_##SUFFIX(const T *x, const T *a, const T *b, T *y, long rows, long K, long N, long parts, \
+                                      const int64_t *ranks, const int64_t *outputs, int threads) {                     \
+        add_lora(x, a, b, y, rows, K, N, parts, ranks, outputs, threads);                                              \
     }                                                                                                                  \
     extern "C" void attend_##SUFFIX(const T *q, const T *new_k, const T *new_v, T *keys, T *values,                    \
                                     const int64_t *place, T *prompt, const int64_t *prompt_length, T *out, long B,     \

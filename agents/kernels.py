@@ -48,6 +48,7 @@ _ARGUMENTS = {
     "gated": [_POINTER] * 2 + [_SIZE] * 2 + [c_int, c_int],
     "gated_backward": [_POINTER] * 3 + [_SIZE] * 2 + [c_int, c_int],
     "rotary": [_POINTER] * 4 + [_SIZE] * 5 + [c_int, c_int],
+    "add_lora": [_POINTER] * 4 + [_SIZE] * 4 + [_POINTER] * 2 + [c_int],
     "attend": [_POINTER] * 9 + [_SIZE] * 9 + [c_float, c_float, c_int64, c_int],
 }
 
@@ -113,7 +114,7 @@ def _compiled(compiler: list[str]) -> Path:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name
             run(*FLAGS, "-o", str(made), str(SOURCE))
-            os.replace(made, path)
+            made.replace(path)
     return path
 
 
@@ -195,13 +196,37 @@ def rotary(
     return y
 
 
+def add_lora(
+    y: torch.Tensor,
+    x: torch.Tensor,
+    a_rK: torch.Tensor,
+    b_rN: torch.Tensor,
+    ranks: torch.Tensor,
+    outputs: torch.Tensor,
+) -> None:
+    """`y += x A^T B`, in place, for the few rows of a decoding step.
+
+    Args:
+        y: `(T, N)` and contiguous, as are all others.
+        x: `(T, K)`.
+        a_rK: the A of adapters that read the same input, one after the other.
+        b_rN: their B, transposed and scaled, each in its own rows and columns.
+        ranks: int64, where each adapter's rows begin, and where the last one's end.
+        outputs: int64, the same for its columns.
+    """
+    x = x.contiguous()
+    pointers = x.data_ptr(), a_rK.data_ptr(), b_rN.data_ptr(), y.data_ptr()
+    places = ranks.data_ptr(), outputs.data_ptr()
+    _call("add_lora", y.dtype, *pointers, *x.shape, y.shape[1], len(ranks) - 1, *places)
+
+
 def attend(
     q_BHD: torch.Tensor,
     k_BGD: torch.Tensor,
     v_BGD: torch.Tensor,
     caches: tuple[torch.Tensor, torch.Tensor],
     place_B: torch.Tensor,
-    on_prompt: torch.Tensor | None,
+    on_prompt: torch.Tensor,
     prompt_lengths_B: torch.Tensor,
     options: AttentionOptions,
 ) -> torch.Tensor:
@@ -213,6 +238,7 @@ def attend(
             of `HEAD_SIZES`.
         place_B: int64, where in its cache each row's new token goes; it sees everything up to there.
         on_prompt: scores of prompts that rows share, `(B, G, R, L)`, scaled and contiguous; becomes probabilities.
+            L is 0 where there are none.
         prompt_lengths_B: int64, how many of them a row has.
 
     Returns:
@@ -231,7 +257,7 @@ def attend(
         keys.data_ptr(),
         values.data_ptr(),
         place_B.data_ptr(),
-        None if on_prompt is None else on_prompt.data_ptr(),
+        on_prompt.data_ptr(),
         prompt_lengths_B.data_ptr(),
         out.data_ptr(),
         B,
@@ -239,7 +265,7 @@ def attend(
         H // G,
         D,
         keys.shape[2],
-        0 if on_prompt is None else on_prompt.shape[-1],
+        on_prompt.shape[-1],
         q_BHD.stride(0),
         k_BGD.stride(0),
         v_BGD.stride(0),

@@ -367,11 +367,10 @@ class _DecodeLayout:
         R, L, T = H // G, self.prompt_length, self.longest
         tails = self.tails[layer]
         if D in kernels.HEAD_SIZES and kernels.usable(q_BHD, *tails):
-            on_prompt = q_BHD.new_empty(B, G, R, L) if self.waves else None
+            on_prompt = q_BHD.new_empty(B, G, R, L)
             for wave in self.waves:
                 wave.score(layer, q_BHD, on_prompt, options.scale)
-            new = (q_BHD, k_BGD, v_BGD)
-            out = kernels.attend(*new, tails, self.own_B, on_prompt, self.prompt_lengths_B, options)
+            out = kernels.attend(q_BHD, k_BGD, v_BGD, tails, self.own_B, on_prompt, self.prompt_lengths_B, options)
             for wave in self.waves:
                 wave.add_values(layer, on_prompt, out)
             return out

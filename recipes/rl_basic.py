@@ -20,10 +20,11 @@ from loragym.trainers.display import what_next
 MAIN_JOB = RLConfig(
     run_dir="runs/rl_basic",
     env="loragym/Arithmetic-v0",
-    env_kwargs={"high": 50},
+    env_kwargs={"high": 49},
     warmup_steps=16,
     warmup_learning_rate=3e-4,
-    steps=160,
+    steps=220,
+    eval_every=55,
     problems_per_step=40,
     group_size=16,
     max_tokens=6,

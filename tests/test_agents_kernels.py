@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from loragym.agents import SamplingParams, elementwise, kernels
+from loragym.agents import SamplingParams, elementwise, fused, kernels
 from loragym.agents.attention import AttentionOptions
 from tiny_engine import FAMILIES, family_base, stirred_policy
 
@@ -113,8 +113,8 @@ def test_attention_of_single_tokens(L: int, window: int | None, softcap: float |
     lengths_B = torch.tensor([L, 0, L // 2, L, 1 if L else 0])
     prompt_k = random(B, G, L, D, dtype=dtype, seed=3)
     queries = q.view(B, G, R, D)
-    scores = (queries.float() @ prompt_k.float().transpose(-1, -2) * options.scale).to(dtype) if L else None
-    given = None if scores is None else scores.clone()
+    scores = (queries.float() @ prompt_k.float().transpose(-1, -2) * options.scale).to(dtype)
+    given = scores.clone()
     out = kernels.attend(q, k, v, caches, place_B, scores, lengths_B, options)
     for row, (place, length) in enumerate(zip(place_B.tolist(), lengths_B.tolist(), strict=True)):
         for cache, old, new in zip(caches, before, (k, v), strict=True):
@@ -122,7 +122,7 @@ def test_attention_of_single_tokens(L: int, window: int | None, softcap: float |
             kept = [t for t in range(capacity) if t != place]
             assert torch.equal(cache[row, :, kept], old[row, :, kept])
         own = queries[row].float() @ caches[0][row, :, : place + 1].float().transpose(-1, -2) * options.scale
-        prompt = own[..., :0] if given is None else given[row, ..., :length].float()
+        prompt = given[row, ..., :length].float()
         all_scores = torch.cat([prompt, own], -1)
         if softcap:
             all_scores = softcap * torch.tanh(all_scores / softcap)
@@ -132,10 +132,30 @@ def test_attention_of_single_tokens(L: int, window: int | None, softcap: float |
         p = torch.softmax(all_scores, -1)
         expected = p[..., length:] @ caches[1][row, :, : place + 1].float()
         assert_near((out[row].view(G, R, D),), (expected.to(dtype),))
-        if scores is not None:
-            assert_near((scores[row, ..., :length],), (p[..., :length].to(dtype),))
-            assert not scores[row, ..., length:].any()
+        assert_near((scores[row, ..., :length],), (p[..., :length].to(dtype),))
+        assert not scores[row, ..., length:].any()
     assert all(torch.equal(cache[B], old[B]) for cache, old in zip(caches, before, strict=True))
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("missing", [None, 0, 1])
+@pytest.mark.parametrize(("rows", "K", "sizes"), [(1, 20, (7, 5)), (5, 64, (64, 130, 3)), (48, 200, (192, 64))])
+def test_adapter_of_few_rows(
+    rows: int, K: int, sizes: tuple[int, ...], missing: int | None, dtype: torch.dtype
+) -> None:
+    pairs: list[tuple[torch.Tensor, torch.Tensor] | None] = [
+        (random(rank, K, dtype=dtype, seed=i) / K**0.5, random(size, rank, dtype=dtype, seed=9 + i))
+        for i, (size, rank) in enumerate(zip(sizes, (6, 3, 32), strict=False))
+    ]
+    if missing is not None:
+        pairs[missing] = None
+    stack = fused._Stack.of(pairs, sizes, 0.5, dtype)
+    x, y = random(rows, K, dtype=dtype, seed=20), random(rows, sum(sizes), dtype=dtype, seed=21)
+    expected = stack.add_to(y.clone(), x)
+    stack.pack()
+    assert stack.for_few_rows is not None
+    assert_near((stack.add_to(y.clone(), x),), (expected,))
 
 
 @needs_compiler
