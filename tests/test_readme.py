@@ -22,11 +22,11 @@ def run_python(code: str, folder: Path) -> str:
 
 def test_the_custom_environment_is_about_thirty_lines_and_passes_gymnasiums_checker(tmp_path: Path) -> None:
     assert len(BLOCKS[0].strip().splitlines()) <= 35
-    (tmp_path / "counting.py").write_text(BLOCKS[0], encoding="utf-8")
+    (tmp_path / "largest.py").write_text(BLOCKS[0], encoding="utf-8")
     check = (
         "import gymnasium, warnings; warnings.simplefilter('error')\n"
         "from gymnasium.utils.env_checker import check_env\n"
-        "env = gymnasium.make('counting:CountLetter-v0').unwrapped\n"
+        "env = gymnasium.make('largest:Largest-v0').unwrapped\n"
         "check_env(env)\n"
         "(_, question), info = env.reset(seed=3)\n"
         "print(env.step(info['reference'])[1], env.reset(seed=3)[1] == info)\n"
@@ -37,10 +37,10 @@ def test_the_custom_environment_is_about_thirty_lines_and_passes_gymnasiums_chec
 def test_the_custom_environment_trains_from_the_command_line(tmp_path: Path) -> None:
     from loragym.agents.testing import save_tiny_model
 
-    (tmp_path / "counting.py").write_text(BLOCKS[0], encoding="utf-8")
+    (tmp_path / "largest.py").write_text(BLOCKS[0], encoding="utf-8")
     save_tiny_model(tmp_path / "model")
     command = (
-        "train rl_basic --env counting:CountLetter-v0 --run-dir runs/counting --model model "
+        "train rl_basic --env largest:Largest-v0 --run-dir runs/largest --model model "
         "--steps 1 --warmup-steps 1 --problems-per-step 2 --group-size 2 --eval-problems 2"
     )
     done = subprocess.run(
@@ -51,8 +51,8 @@ def test_the_custom_environment_trains_from_the_command_line(tmp_path: Path) -> 
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "runs/counting/summary.json").is_file()
-    assert "loragym chat runs/counting" in done.stdout
+    assert (tmp_path / "runs/largest/summary.json").is_file()
+    assert "loragym chat runs/largest" in done.stdout
 
 
 @pytest.mark.model
