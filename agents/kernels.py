@@ -138,7 +138,8 @@ def _sizes(x: torch.Tensor) -> tuple[int, int, int]:
     return (x.shape[0], 1, x.shape[1]) if x.dim() == 2 else (x.shape[0], x.shape[1], x.shape[2])
 
 
-def _call(name: str, dtype: torch.dtype, *arguments: float | None) -> None:
+def call(name: str, dtype: torch.dtype, *arguments: float) -> None:
+    """Runs a kernel on torch's number of threads; all of them come through here."""
     table = functions()
     assert table is not None
     table[name, dtype](*arguments, torch.get_num_threads())
@@ -149,7 +150,7 @@ def rms_norm(x: torch.Tensor, weight_K: torch.Tensor, offset: float, eps: float)
     x, weight_K = _laid(x), weight_K.contiguous()
     y = torch.empty(x.shape, dtype=x.dtype)
     pointers = x.data_ptr(), weight_K.data_ptr(), y.data_ptr()
-    _call("rms_norm", x.dtype, *pointers, *_sizes(x), x.stride(0), y.stride(0), offset, eps)
+    call("rms_norm", x.dtype, *pointers, *_sizes(x), x.stride(0), y.stride(0), offset, eps)
     return y
 
 
@@ -160,7 +161,7 @@ def rms_norm_backward(
     grad, x, weight_K = _laid(grad), _laid(x), weight_K.contiguous()
     found = torch.empty(x.shape, dtype=x.dtype)
     pointers = grad.data_ptr(), x.data_ptr(), weight_K.data_ptr(), found.data_ptr()
-    _call("rms_norm_backward", x.dtype, *pointers, *_sizes(x), grad.stride(0), x.stride(0), offset, eps)
+    call("rms_norm_backward", x.dtype, *pointers, *_sizes(x), grad.stride(0), x.stride(0), offset, eps)
     return found
 
 
@@ -169,7 +170,7 @@ def gated(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
     gate_up = gate_up.contiguous()
     rows, size = gate_up.shape[0], gate_up.shape[1] // 2
     y = torch.empty(rows, size, dtype=gate_up.dtype)
-    _call("gated", y.dtype, gate_up.data_ptr(), y.data_ptr(), rows, size, ACTIVATIONS[activation])
+    call("gated", y.dtype, gate_up.data_ptr(), y.data_ptr(), rows, size, ACTIVATIONS[activation])
     return y
 
 
@@ -178,7 +179,7 @@ def gated_backward(grad: torch.Tensor, gate_up: torch.Tensor, activation: str) -
     grad, gate_up = grad.contiguous(), gate_up.contiguous()
     found = torch.empty_like(gate_up)
     pointers = grad.data_ptr(), gate_up.data_ptr(), found.data_ptr()
-    _call("gated_backward", grad.dtype, *pointers, *grad.shape, ACTIVATIONS[activation])
+    call("gated_backward", grad.dtype, *pointers, *grad.shape, ACTIVATIONS[activation])
     return found
 
 
@@ -192,7 +193,7 @@ def rotary(
     laid = _laid(x_THD)
     y = laid if in_place else torch.empty(x_THD.shape, dtype=x_THD.dtype)
     pointers = laid.data_ptr(), cos_T1D.contiguous().data_ptr(), sin_T1D.contiguous().data_ptr(), y.data_ptr()
-    _call("rotary", y.dtype, *pointers, *x_THD.shape, laid.stride(0), y.stride(0), back)
+    call("rotary", y.dtype, *pointers, *x_THD.shape, laid.stride(0), y.stride(0), back)
     return y
 
 
@@ -217,7 +218,7 @@ def add_lora(
     x = x.contiguous()
     pointers = x.data_ptr(), a_rK.data_ptr(), b_rN.data_ptr(), y.data_ptr()
     places = ranks.data_ptr(), outputs.data_ptr()
-    _call("add_lora", y.dtype, *pointers, *x.shape, y.shape[1], len(ranks) - 1, *places)
+    call("add_lora", y.dtype, *pointers, *x.shape, y.shape[1], len(ranks) - 1, *places)
 
 
 def attend(
@@ -248,7 +249,7 @@ def attend(
     keys, values = caches
     (B, H, D), G = q_BHD.shape, k_BGD.shape[1]
     out = torch.empty(B, H, D, dtype=q_BHD.dtype)
-    _call(
+    call(
         "attend",
         q_BHD.dtype,
         q_BHD.data_ptr(),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from loragym.agents import AdamParams, BaseModel, Datum, LoraConfig, LoraPolicy, SamplingParams
+from loragym.agents import AdamParams, BaseModel, Datum, LoraConfig, LoraPolicy, SamplingParams, kernels
 from loragym.agents.loading import find_model
 from loragym.recipes.rl_basic import MAIN_JOB
 from loragym.trainers import RLConfig
@@ -55,6 +57,24 @@ def load(options: Answer) -> tuple[Handler, Answer]:
         return {**kinds[request["kind"]](request), **peak_on_device(device)}
 
     return handle, about
+
+
+@contextmanager
+def timed_kernels() -> Iterator[list[float]]:
+    """The seconds of each call of a compiled kernel while this is open."""
+    found: list[float] = []
+    call = kernels.call
+
+    def timed_call(*arguments: Any) -> None:
+        began = time.perf_counter()
+        call(*arguments)
+        found.append(time.perf_counter() - began)
+
+    kernels.call = timed_call
+    try:
+        yield found
+    finally:
+        kernels.call = call
 
 
 def set_adapter(policy: LoraPolicy, kind: str, folder: Path) -> None:
@@ -146,16 +166,17 @@ class Steps:
         """One step under torch's profiler: the shares of its wall time inside of operators that multiply matrices,
         inside of other operators, and outside of any (Python, scheduling, grading, logging: the overhead).
 
-        Self times of operators are added up; backward passes on a CPU run in the calling thread.
+        Self times of operators are added up; backward passes on a CPU run in the calling thread. Our own kernels are
+        operators that the profiler does not know.
         """
         from torch.profiler import ProfilerActivity, profile
 
         trainer, run = self._start(request, 1)
         with run, StepTable((), 1, 0) as table:
             run.start(0)
-            with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            with profile(activities=[ProfilerActivity.CPU]) as profiler, timed_kernels() as in_kernels:
                 seconds, _ = timed(lambda: self._step(trainer, run, request["step"], table))
-        products = other = 0.0
+        products, other = 0.0, sum(in_kernels)
         for event in profiler.key_averages():
             if "::" in event.key and not event.key.startswith("autograd::"):
                 if is_product(event.key):
