@@ -18,7 +18,7 @@ help:
 	@echo "make test       the tests that take seconds"
 	@echo "make test-slow  the proofs that take minutes"
 	@echo "make test-vllm  the tests of the engine vllm, in an environment of their own (3.5 GB, CPU)"
-	@echo "make bench      our engine against others and the machine's limits, under 10 minutes (bench-long: hours)"
+	@echo "make bench      our engine against others and the machine's limits, some 10 minutes (bench-long: hours)"
 	@echo "make check      format, lint, types and the floors of the house"
 	@echo "make clean      remove caches and builds (not $(VENV), not runs/)"
 
