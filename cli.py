@@ -134,6 +134,50 @@ def _chat(options: argparse.Namespace) -> None:
         print(transcript([reply]) + ("" if completion.stop_reason == "stop" else " (cut off)"))
 
 
+def _describe_render(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("conversation", type=Path, help="JSON: messages, or an object with `messages` and `tools`")
+    parser.add_argument("--model", required=True, help="a bundled name, a folder with a tokenizer.json, or a hub id")
+    parser.add_argument("--renderer", help="chat format by name (default: the model's own)")
+    parser.add_argument("--train-on", default="all_assistant", help="what is trained (default: all_assistant)")
+    parser.add_argument("--prompt", action="store_true", help="show the prompt for the next reply, not an example")
+    parser.add_argument("--plain", action="store_true", help="brackets around what is trained instead of colours")
+
+
+def _render(options: argparse.Namespace) -> None:
+    from .renderers import (
+        SupervisedExample,
+        TextTokenizer,
+        TrainOn,
+        build_supervised_examples,
+        from_openai,
+        get_renderer,
+        show_tokens,
+        tools_from_openai,
+    )
+
+    given = json.loads(options.conversation.read_text(encoding="utf-8"))
+    given = given if isinstance(given, dict) else {"messages": given}
+    messages, tools = from_openai(given.get("messages", ())), tools_from_openai(given.get("tools") or ())
+    tokenizer = TextTokenizer(_tokenizer_of(options.model))
+    renderer = get_renderer(tokenizer, options.renderer)
+    if options.prompt:
+        prompt = renderer.build_generation_prompt(messages, tools)
+        examples = [SupervisedExample(prompt, [0.0] * len(prompt))]
+    else:
+        examples = build_supervised_examples(renderer, messages, tools, TrainOn(options.train_on))
+    print(f"renderer {renderer.name}, {len(examples)} example{'s' * (len(examples) > 1)}")
+    for example in examples:
+        print(show_tokens(example, tokenizer, colour=not options.plain))
+
+
+def _tokenizer_of(model: str) -> str | Path:
+    if Path(model).exists() or "/" in model:
+        return model
+    from .agents.bundled import fetch_bundled
+
+    return fetch_bundled(model)
+
+
 def find_policy(name: str) -> tuple[str, Path | None, dict[str, Any]]:
     """What a user means by a run, a PEFT folder or a model: the base's name, the adapter's folder, the run's config.
 
@@ -175,6 +219,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], Callable[[argpar
     "train": (_train, _describe_train, "Run a recipe; `loragym train` lists them."),
     "chat": (_chat, _describe_chat, "Talk to a run's policy, an adapter or a model."),
     "plot": (_plot, _describe_plot, "Draw the curves of one or more runs."),
+    "render": (_render, _describe_render, "Show a conversation's tokens, and which of them are trained."),
     "envs": (_envs, _describe_envs, "List the environments."),
 }
 

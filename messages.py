@@ -42,12 +42,18 @@ class Message(TypedDict):
     tool_calls: NotRequired[list[ToolCall]]
     tool_call_id: NotRequired[str]
     name: NotRequired[str]
+    trainable: NotRequired[bool]
+    """Whether supervised learning trains this message; only looked at where messages are chosen one by one."""
 
 
 class Reply(Message):
-    """An assistant's message together with why it ended."""
+    """An assistant's message together with why it ended.
+
+    `problem` says in words what could not be parsed; that part of the reply stands as text in `content`.
+    """
 
     stop_reason: StopReason
+    problem: NotRequired[str]
 
 
 def system(content: str) -> Message:
@@ -86,8 +92,8 @@ def as_reply(action: Reply | str) -> Reply:
 
 
 def without_stop_reason(message: Message | Reply) -> Message:
-    """The message as it stands in a conversation: a `Reply` less its stop reason."""
-    return cast(Message, {key: value for key, value in message.items() if key != "stop_reason"})
+    """The message as it stands in a conversation: a `Reply` less its stop reason and what was wrong with it."""
+    return cast(Message, {key: value for key, value in message.items() if key not in ("stop_reason", "problem")})
 
 
 def check_messages(messages: Iterable[Any], *, where: str = "messages") -> tuple[Message, ...]:

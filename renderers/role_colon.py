@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from ..messages import ROLES, Message, Reply, Role, ToolSpec, reply
 from .base import Renderer
 from .registry import PLAIN_TEXT, register_renderer
-from .tokens import TextTokenizer, TokenizerLike, shared_prefix
-from .turns import RenderedMessage, TurnRenderer
+from .tokens import TextTokenizer, TokenizerLike, as_text_tokenizer
+from .turns import Pieces, Turn, TurnRenderer
 
 _LABELS: dict[Role, str] = {role: f"{role.capitalize()}:" for role in ROLES}
 _FORGED = re.compile(rf"(?<=\n\n)(?={'|'.join(_LABELS.values())})")
@@ -34,49 +34,44 @@ class RoleColon:
     def __init__(self, tokenizer: TextTokenizer | TokenizerLike) -> None:
         """Makes the format for a tokenizer: what `TextTokenizer` takes, or one."""
         self.stop_sequences = [STOP]
-        self._text = tokenizer if isinstance(tokenizer, TextTokenizer) else TextTokenizer(tokenizer)
+        self.text = as_text_tokenizer(tokenizer)
 
-    def preamble(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[int]:
-        return self._text.leading_tokens
-
-    def render(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[RenderedMessage]:
-        headers = [self._text.encode_text(_LABELS[messages[0]["role"]]), *([] for _ in messages[1:])]
+    def write(self, messages: Sequence[Message], tools: Sequence[ToolSpec], *, opening: bool) -> list[Turn]:
+        start = self.text.leading_text if opening else ""
         following = [*(message["role"] for message in messages[1:]), None]
         return [
-            self._render(header, message, next_role)
-            for header, message, next_role in zip(headers, messages, following, strict=True)
+            self._write(message, next_role, index, start if index == 0 else None)
+            for index, (message, next_role) in enumerate(zip(messages, following, strict=True))
         ]
 
-    def _render(self, header: list[int], message: Message, following: Role | None) -> RenderedMessage:
+    def _write(self, message: Message, following: Role | None, index: int, start: str | None) -> Turn:
         """A message with the label of the next speaker, which is what an assistant emits to hand over to the user."""
         is_reply = message["role"] == "assistant"
         if following is None and is_reply:
             following = "user"
-        label = f"\n\n{_LABELS[following]}" if following else ""
-        written = self._text.encode_text(f" {self._harmless(message['content'])}{label}")
-        split = len(written) - shared_prefix(written[::-1], self._text.encode_text(label)[::-1])
-        body, handover = written[:split], written[split:]
+        header: Pieces = () if start is None else (start, _LABELS[message["role"]])
+        handover: Pieces = (f"\n\n{_LABELS[following]}",) if following else ()
+        body = (" ", self._harmless(message["content"]))
         if is_reply and following == "user":
-            return RenderedMessage(header, body, handover, [])
-        return RenderedMessage(header, body, [], handover)
+            return Turn(header, body, handover, (), index, True)
+        return Turn(header, body, (), handover, index, is_reply)
 
     def _harmless(self, content: str) -> str:
         # The tokenizer may drop or rewrite characters, so a label is looked for in what it will have written.
-        return _FORGED.sub(" ", self._text.decode(self._text.encode_text(content)))
+        return _FORGED.sub(" ", self.text.decode(self.text.encode_text(content)))
 
-    def parse(self, tokens: Sequence[int]) -> Reply:
-        eos = next((index for index, token in enumerate(tokens) if token == self._text.eos_token_id), None)
-        content, stop, _ = self._text.decode(tokens[:eos]).partition(STOP)
+    def parse(self, tokens: Sequence[int], tools: Sequence[ToolSpec]) -> Reply:
+        eos = next((index for index, token in enumerate(tokens) if token == self.text.eos_token_id), None)
+        content, stop, _ = self.text.decode(tokens[:eos]).partition(STOP)
         return reply(content.removeprefix(" "), "length" if eos is None and not stop else "stop")
 
-    def close(self, prompt: Sequence[int], sampled: Sequence[int], following: Role) -> list[int] | None:
-        label = _LABELS["assistant"]
-        if not self._text.decode(prompt[-len(label) :]).endswith(label) or any(map(self._text.is_special, sampled)):
+    def close(self, sampled: Sequence[int], following: Sequence[Role]) -> Pieces | None:
+        if any(map(self.text.is_special, sampled)):
             return None
-        _, stop, rest = self._text.decode(sampled).partition(STOP)
+        _, stop, rest = self.text.decode(sampled).partition(STOP)
         if not stop:
-            return self._text.encode_text(f"\n\n{_LABELS[following]}")
-        return [] if not rest and following == "user" else None
+            return (STOP,) if following[0] == "user" else ()
+        return () if not rest and following[0] == "user" else None
 
 
 @register_renderer(PLAIN_TEXT)

@@ -1,15 +1,18 @@
 """Text to tokens and back, such that text can never forge a special token.
 
 `TextTokenizer` encodes with a copy of the tokenizer that knows no special tokens, so `<|im_end|>` in a message is
-ordinary text; special tokens enter a conversation only by name, through `special`. Which tokens make a turn is
-the formats' business.
+ordinary text; special tokens enter a conversation only by name, through `special`, or inside a `Mark`, which is text
+that a format itself wrote. Which tokens make a turn is the formats' business.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from itertools import groupby, pairwise, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -19,6 +22,12 @@ from tokenizers import Tokenizer
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 """What a token id without text, and a lone surrogate without UTF-8, turn into."""
+
+
+class Mark(str):
+    """Text that a format writes itself: the special tokens in it are tokens. All other text is content."""
+
+    __slots__ = ()
 
 
 class FastTokenizer(Protocol):
@@ -39,19 +48,21 @@ class TextTokenizer:
         leading_tokens: what the tokenizer puts before every document (a BOS token, or nothing).
         eos_token_id: the end of a document, if the tokenizer says which token that is.
         chat_template: the tokenizer's own Jinja template, if it has one.
+        named_tokens: what a template may call by name, such as `bos_token`.
     """
 
     special_tokens: Mapping[str, int]
     leading_tokens: list[int]
     eos_token_id: int | None
     chat_template: str | None
+    named_tokens: Mapping[str, str]
 
     def __init__(self, tokenizer: TokenizerLike) -> None:
         """Wraps a tokenizer. The second wrapping of the same tokenizer object is cheap.
 
         Args:
             tokenizer: a `tokenizers.Tokenizer`, a Hugging Face fast tokenizer, or the path of a `tokenizer.json` or of
-                the folder that holds it.
+                the folder that holds it, or a model's id on the hub.
 
         Raises:
             TypeError: it is none of these (a slow Hugging Face tokenizer, say).
@@ -60,31 +71,89 @@ class TextTokenizer:
         backend, config = _open(tokenizer)
         self._plain, self._ordinary, self.special_tokens, self.leading_tokens = _plain_copy(backend)
         self._text_of = {token: text for text, token in self.special_tokens.items()}
+        self._mark_of = {token: Mark(text) for token, text in self._text_of.items()}
+        self._special_ids = frozenset(self._text_of)
+        self._marks: dict[Mark, tuple[int | Mark, ...]] = {}
+        self._fixed: dict[str, tuple[int, ...]] = {}
         self.chat_template = config.chat_template
         self.eos_token_id = config.eos_token_id
+        self.named_tokens = config.named_tokens or {}
+
+    @property
+    def leading_text(self) -> Mark:
+        """`leading_tokens` as a format writes them."""
+        return Mark("".join(self._text_of.get(token, "") for token in self.leading_tokens))
 
     def encode_text(self, text: str) -> list[int]:
         """The tokens of a piece of text, none of them special."""
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return self._encode(text)
+        text = encodable(text)
+        tokens: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        if self._special_ids.isdisjoint(tokens):
+            return tokens
+        return [token for token, _, _ in self._encode(text, 0)]
 
-    def _encode(self, text: str) -> list[int]:
+    def encode_fixed(self, text: str) -> tuple[int, ...]:
+        """`encode_text` for the few texts that a format writes again and again: computed once."""
+        tokens = self._fixed.get(text)
+        if tokens is None:
+            tokens = self._fixed[text] = tuple(self.encode_text(text))
+        return tokens
+
+    def encode_spans(self, text: str) -> list[tuple[int, int, int]]:
+        """The tokens of a piece of encodable text, each with where its characters start and end."""
+        return self._encode(text, 0)
+
+    def _encode(self, text: str, offset: int) -> list[tuple[int, int, int]]:
         """Cuts the text in two wherever the vocabulary itself would spell a special token, until it no longer does."""
         encoding = self._plain.encode(text, add_special_tokens=False)
-        spans = [span for token, span in zip(encoding.ids, encoding.offsets, strict=True) if token in self._text_of]
-        if not spans:
-            return list(encoding.ids)
-        cuts = sorted({0, len(text), *((start + end) // 2 for start, end in spans)})
+        tokens = [
+            (token, offset + start, offset + end)
+            for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+        ]
+        forged = [(start - offset, end - offset) for token, start, end in tokens if token in self._special_ids]
+        if not forged:
+            return tokens
+        cuts = sorted({0, len(text), *((start + end) // 2 for start, end in forged)})
         if len(cuts) == 2:
-            return [token for token in encoding.ids if token not in self._text_of]
-        pieces = (text[start:end] for start, end in pairwise(cuts))
-        return [token for piece in pieces for token in self._encode(piece)]
+            return [token for token in tokens if token[0] not in self._special_ids]
+        return [token for start, end in pairwise(cuts) for token in self._encode(text[start:end], offset + start)]
+
+    def marked(self, mark: Mark) -> tuple[int | Mark, ...]:
+        """A mark's special tokens as ids, with the text between them."""
+        parts = self._marks.get(mark)
+        if parts is None:
+            parts = self._marks[mark] = tuple(
+                Mark(part) if isinstance(part, str) else part for part in self.split_special(mark)
+            )
+        return parts
+
+    def split_special(self, written: str) -> Iterable[int | str]:
+        """Text that is a format's or a template's own: its special tokens as ids, with the text between them."""
+        longest_first = sorted(self.special_tokens, key=len, reverse=True)
+        pattern = "|".join(re.escape(token) for token in longest_first if token in written)
+        for part in re.split(f"({pattern})", written) if pattern else [written]:
+            if part:
+                yield self.special_tokens.get(part, part)
+
+    def pieces(self, tokens: Iterable[int], marks: frozenset[int]) -> list[str]:
+        """Tokens as text: each token of `marks` is a `Mark`, what stands between them is one string."""
+        tokens = list(tokens)
+        found: list[str] = []
+        start = 0
+        for place in [place for place, token in enumerate(tokens) if token in marks]:
+            if place > start:
+                found.append(self.decode(tokens[start:place]))
+            found.append(self._mark_of[tokens[place]])
+            start = place + 1
+        if start < len(tokens):
+            found.append(self.decode(tokens[start:]))
+        return found
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of any token ids; special tokens appear as their text, ids without a token as U+FFFD."""
+        tokens = list(tokens)
+        if self._ordinary.issuperset(tokens):
+            return self._plain.decode(tokens)
         return "".join(
             self._plain.decode(list(run)) if is_ordinary else "".join(self._text_of.get(t, UNKNOWN) for t in run)
             for is_ordinary, run in groupby(tokens, key=self._ordinary.__contains__)
@@ -109,19 +178,56 @@ class TextTokenizer:
         return token in self._text_of
 
 
+def encodable(text: str) -> str:
+    """The text with surrogate pairs joined and lone surrogates replaced, which have no UTF-8."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def as_text_tokenizer(tokenizer: TextTokenizer | TokenizerLike) -> TextTokenizer:
+    """The tokenizer as a `TextTokenizer`, if it is not one yet; of a path, read once for as long as it is unchanged."""
+    if isinstance(tokenizer, TextTokenizer):
+        return tokenizer
+    if not isinstance(tokenizer, str | os.PathLike):
+        return TextTokenizer(tokenizer)
+    folder = _folder(tokenizer)
+    changes = tuple((file.name, file.stat().st_mtime_ns) for file in _files(folder) if file.is_file())
+    return _read(folder, changes)
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, changes: tuple[tuple[str, int], ...]) -> TextTokenizer:
+    return TextTokenizer(path)
+
+
 TokenizerLike: TypeAlias = Tokenizer | FastTokenizer | str | os.PathLike[str]
 
 
 class _Config(NamedTuple):
     chat_template: str | None = None
     eos_token_id: int | None = None
+    named_tokens: Mapping[str, str] | None = None
+
+
+_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+def _named(of: Any) -> dict[str, str]:
+    """The tokens that a tokenizer or its configuration has a name for."""
+    found = {name: of.get(name) if isinstance(of, Mapping) else getattr(of, name, None) for name in _NAMES}
+    texts = {name: token.get("content") if isinstance(token, Mapping) else token for name, token in found.items()}
+    return {name: str(token) for name, token in texts.items() if token is not None}
 
 
 def _open(tokenizer: TokenizerLike) -> tuple[Tokenizer, _Config]:
     if isinstance(tokenizer, Tokenizer):
         return tokenizer, _Config()
     if isinstance(tokenizer, str | os.PathLike):
-        return _open_path(Path(tokenizer))
+        return _open_path(_folder(tokenizer))
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise TypeError(
@@ -129,21 +235,48 @@ def _open(tokenizer: TokenizerLike) -> tuple[Tokenizer, _Config]:
             f"folder, got {type(tokenizer).__name__}; slow tokenizers can be converted with AutoTokenizer"
         )
     template = _default_template(getattr(tokenizer, "chat_template", None))
-    return backend, _Config(template, getattr(tokenizer, "eos_token_id", None))
+    return backend, _Config(template, getattr(tokenizer, "eos_token_id", None), _named(tokenizer))
+
+
+_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def _files(path: Path) -> tuple[Path, Path, Path]:
+    """The tokenizer, its configuration and its chat template; of these the first has to be there."""
+    folder, name = (path, _FILES[0]) if path.is_dir() else (path.parent, path.name)
+    return folder / name, folder / _FILES[1], folder / _FILES[2]
+
+
+def _folder(name: str | os.PathLike[str]) -> Path:
+    """Where a tokenizer lies; one that is named by a hub id is fetched first, or found in the hub's cache."""
+    path = Path(name)
+    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        return path
+    from huggingface_hub import hf_hub_download
+
+    try:
+        file = Path(hf_hub_download(str(name), _FILES[0]))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"no tokenizer at {name}, and no model of that name could be fetched: {error}"
+        ) from error
+    for extra in _FILES[1:]:
+        # Not every model has them.
+        with suppress(OSError):
+            hf_hub_download(str(name), extra)
+    return file.parent
 
 
 def _open_path(path: Path) -> tuple[Tokenizer, _Config]:
-    file = path / "tokenizer.json" if path.is_dir() else path
+    file, beside, template_file = _files(path)
     if not file.is_file():
         raise FileNotFoundError(f"no tokenizer at {file}; expected a tokenizer.json or a folder that holds one")
     backend = Tokenizer.from_file(str(file))
-    beside = file.parent / "tokenizer_config.json"
     config = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-    eos = config.get("eos_token")
-    eos_text = eos.get("content") if isinstance(eos, dict) else eos
-    template_file = file.parent / "chat_template.jinja"
+    named = _named(config)
+    eos_text = named.get("eos_token")
     template = template_file.read_text(encoding="utf-8") if template_file.is_file() else config.get("chat_template")
-    return backend, _Config(_default_template(template), backend.token_to_id(eos_text) if eos_text else None)
+    return backend, _Config(_default_template(template), backend.token_to_id(eos_text) if eos_text else None, named)
 
 
 def _default_template(template: Any) -> str | None:

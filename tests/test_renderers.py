@@ -557,7 +557,7 @@ def test_an_unknown_chat_format_is_an_error() -> None:
 def test_an_unknown_name_lists_the_known_ones() -> None:
     assert {"chatml", "smollm2", "qwen2.5", "role_colon"} <= set(renderer_names())
     with pytest.raises(
-        ValueError, match=r"'lama'.*chatml, .*qwen2\.5, role_colon, smollm2.*register_renderer\('lama'\)"
+        ValueError, match=r"'lama'.*chatml, .*qwen2\.5, .*role_colon, smollm2.*register_renderer\('lama'\)"
     ):
         get_renderer(SMOL, "lama")
 
