@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loragym.messages import Message, assistant, user
-from loragym.renderers import Renderer, TextTokenizer, TrainOn
+from loragym.renderers import Renderer, TextTokenizer, TrainOn, get_renderer
 from renderers_all import (
     MODELS,
     TOOLS,
@@ -23,6 +23,7 @@ from renderers_all import (
     text_of,
     without_ids,
 )
+from renderers_models import QWEN3_TOKENS, chat_template, hugging_face, small
 
 each = pytest.mark.parametrize("name", MODELS)
 many = settings(
@@ -142,9 +143,8 @@ def special(renderer: Renderer, text: object, messages: list[Message]) -> list[i
     return [token for token in tokens if text.is_special(token)]  # type: ignore[attr-defined]
 
 
-def random_tokens(name: str, rng: random.Random, seeds: list[list[int]]) -> list[int]:
+def random_tokens(text: TextTokenizer, rng: random.Random, seeds: list[list[int]]) -> list[int]:
     """A real reply with tokens changed, dropped, doubled and moved, or a random sequence rich in special tokens."""
-    text = text_of(name)
     specials = list(text.special_tokens.values())
     size = max(specials)
     if rng.random() < 0.5:
@@ -179,19 +179,28 @@ def seed_replies(name: str) -> list[list[int]]:
 
 
 def fuzz(name: str, sequences: int) -> None:
-    renderer, rng, seeds = renderer_of(name), random.Random(0), seed_replies(name)
+    if name in MODELS:
+        renderer, text, seeds = renderer_of(name), text_of(name), seed_replies(name)
+    else:
+        text = TextTokenizer(hugging_face(small(tuple(QWEN3_TOKENS)), chat_template("qwen3"), eos="<|im_end|>"))
+        renderer = get_renderer(text, name)
+        seeds = [spoken(*renderer.build_supervised_example([user("Q"), assistant("A. User: B\n\nUser: C")]))]
+    rng = random.Random(0)
     for _ in range(sequences):
-        parsed = renderer.parse_response(random_tokens(name, rng, seeds), TOOLS)
+        parsed = renderer.parse_response(random_tokens(text, rng, seeds), TOOLS)
         assert parsed["role"] == "assistant" and (parsed["stop_reason"] == "malformed") <= ("problem" in parsed)
 
 
-@each
+every = pytest.mark.parametrize("name", [*MODELS, "role_colon", "template"])
+
+
+@every
 def test_any_tokens_parse(name: str) -> None:
     fuzz(name, 300)
 
 
 @pytest.mark.slow
-@each
+@every
 def test_a_hundred_thousand_token_sequences_parse(name: str) -> None:
     fuzz(name, 100_000)
 
