@@ -1,0 +1,206 @@
+"""Rows of a data set: from a file or a folder of one's own, or from the hub through `datasets`.
+
+Environments ask for rows by a source's name and look at them one by one; what a row means is their business. Rows are
+read once per process and shared by all environments that ask for the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Rows: TypeAlias = Sequence[Mapping[str, Any]]
+Source: TypeAlias = str | os.PathLike[str] | Rows
+"""A file (JSONL, JSON or Parquet), a folder of such files, a data set's id on the hub, or the rows themselves."""
+
+HOW_TO_SUPPLY = (
+    "pass data= the path of a JSONL or Parquet file, or of a folder with a file for each split (train.jsonl, "
+    "test.jsonl), or of a folder that `datasets.Dataset.save_to_disk` or `hf download` made"
+)
+
+
+class DataNotFound(Exception):
+    """No source has the rows; the message says what was tried and how to supply them."""
+
+
+class BadData(ValueError):
+    """A file's content is not what it should be; the message says where."""
+
+
+def load_rows(source: Source, *, split: str | None = None, config: str | None = None) -> Rows:
+    """The rows of a data set, in their order.
+
+    Args:
+        source: see `Source`. A path that exists is taken for a path; anything else of the form `name` or `owner/name`
+            for a hub id.
+        split: which split. In a folder those are the files, or the files of folders, whose names begin with it; a
+            single file is one split and is read whole, whatever the split. By default everything there is.
+        config: which of a hub data set's configurations, or of a folder's sub-folders.
+
+    Returns:
+        A sequence that is not to be changed; large hub data sets and Parquet files stay on disk.
+
+    Raises:
+        DataNotFound: nothing is there, or the hub cannot be reached.
+        BadData: a file cannot be read as what its name says.
+        ImportError: Parquet files and the hub need the extra `data`.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return source
+    path = Path(source).expanduser()
+    if path.exists():
+        files = _files(path, split, config)
+        return _read_files(files, tuple(file.stat().st_mtime_ns for file in files))
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)):
+        raise DataNotFound(f"there is no file or folder {source}; {HOW_TO_SUPPLY}")
+    return _from_hub(str(source), split, config)
+
+
+def text_of(row: Mapping[str, Any], *names: str, where: str) -> str:
+    """The text in the first of these columns that the row has.
+
+    Raises:
+        BadData: it has none of them, or something else than text stands there.
+    """
+    name = next((name for name in names if row.get(name) is not None), None)
+    if name is None:
+        raise BadData(f"{where}: a row has the columns {sorted(row)}; one of {list(names)} was expected")
+    value = row[name]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadData(f"{where}: column {name!r} holds {value!r:.80}; text was expected")
+    return str(value)
+
+
+_READERS: dict[str, Callable[[Path], Rows]] = {}
+
+
+def _reader(*suffixes: str) -> Callable[[Callable[[Path], Rows]], Callable[[Path], Rows]]:
+    def register(read: Callable[[Path], Rows]) -> Callable[[Path], Rows]:
+        _READERS.update(dict.fromkeys(suffixes, read))
+        return read
+
+    return register
+
+
+@_reader(".jsonl", ".ndjson")
+def _read_jsonl(path: Path) -> Rows:
+    # Not splitlines(): JSON strings may hold other line separators, such as U+2028, as they are.
+    lines = enumerate(_text(path).split("\n"), 1)
+    return [_row(_parsed(line, f"{path}:{at}"), f"{path}:{at}") for at, line in lines if line.strip()]
+
+
+@_reader(".json")
+def _read_json(path: Path) -> Rows:
+    found = _parsed(_text(path), str(path))
+    if not isinstance(found, list):
+        raise BadData(f"{path}: a list of objects was expected, not {type(found).__name__}")
+    return [_row(row, f"{path}: entry {number}") for number, row in enumerate(found)]
+
+
+@_reader(".parquet")
+def _read_parquet(path: Path) -> Rows:
+    datasets = _datasets(f"reading {path}")
+    try:
+        rows: Rows = datasets.Dataset.from_parquet(str(path))
+    except Exception as error:
+        raise BadData(f"{path} cannot be read as Parquet: {error}") from error
+    return rows
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadData(f"{path} is not UTF-8 text: {error}") from error
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadData(f"{where} is not JSON ({error}): {text[:80]!r}") from error
+
+
+def _row(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise BadData(f"{where}: an object with a value for each column was expected, not {value!r:.80}")
+    return value
+
+
+def _files(path: Path, split: str | None, config: str | None) -> tuple[Path, ...]:
+    if path.is_file():
+        if path.suffix not in _READERS:
+            raise BadData(f"{path} is none of {', '.join(_READERS)}; {HOW_TO_SUPPLY}")
+        return (path,)
+    folder = path / config if config and (path / config).is_dir() else path
+    if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
+        return (folder / split if split and (folder / split).is_dir() else folder,)
+    files = sorted(file for file in folder.rglob("*") if file.suffix in _READERS and file.is_file())
+    chosen = [file for file in files if split is None or _is_of(split, file.relative_to(folder))]
+    if not chosen:
+        has = ", ".join(str(file.relative_to(folder)) for file in files[:10]) or "no such files"
+        raise DataNotFound(f"{folder} has no file for split {split!r}; it has: {has}. {HOW_TO_SUPPLY}")
+    return tuple(chosen)
+
+
+def _is_of(split: str, file: Path) -> bool:
+    # train.jsonl, train-00000-of-00002.parquet, train/anything.parquet, but not training.jsonl
+    return any(re.match(rf"{re.escape(split)}(?![A-Za-z0-9])", part) for part in file.parts)
+
+
+@lru_cache(maxsize=32)
+def _read_files(files: tuple[Path, ...], changes: tuple[int, ...]) -> Rows:
+    parts = [_saved(file) if file.is_dir() else _READERS[file.suffix](file) for file in files]
+    if len(parts) == 1:
+        return parts[0]
+    if any(file.suffix == ".parquet" for file in files) and len({file.suffix for file in files}) == 1:
+        rows: Rows = _datasets("reading Parquet").concatenate_datasets(parts)
+        return rows
+    return [row for part in parts for row in part]
+
+
+def _saved(folder: Path) -> Rows:
+    datasets = _datasets(f"reading {folder}")
+    found = datasets.load_from_disk(str(folder))
+    if isinstance(found, datasets.DatasetDict):
+        return _only_split(found, str(folder))
+    rows: Rows = found
+    return rows
+
+
+@lru_cache(maxsize=32)
+def _from_hub(name: str, split: str | None, config: str | None) -> Rows:
+    datasets = _datasets(f"fetching {name} from the hub")
+    try:
+        found = datasets.load_dataset(name, config, split=split)
+    except ValueError as error:
+        raise DataNotFound(f"{name} has no such split or configuration: {error}") from error
+    except Exception as error:
+        # `datasets` raises whatever its many layers raise: no network, no such id, no permission.
+        raise DataNotFound(
+            f"the data set {name} is no local path, and the hub gave none of that name ({type(error).__name__}: "
+            f"{error}). Without a network, {HOW_TO_SUPPLY}"
+        ) from error
+    if isinstance(found, Mapping):
+        return _only_split(found, name)
+    rows: Rows = found
+    return rows
+
+
+def _only_split(splits: Mapping[str, Rows], name: str) -> Rows:
+    if len(splits) == 1:
+        return next(iter(splits.values()))
+    raise DataNotFound(f"{name} has the splits {', '.join(splits)}; ask for one of them with split=")
+
+
+def _datasets(purpose: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(f"{purpose} needs the package datasets: pip install 'loragym[data]'") from error
+    return datasets
