@@ -1,10 +1,13 @@
 """Who acts and who learns: the frozen base model, its LoRA adapters, losses and samplers."""
 
 from .base_model import BaseModel
+from .batches import Datum
 from .lora import LoraConfig
 from .losses import LOSSES, register_loss
-from .policy import AdamParams, Datum, LoraPolicy, NonFiniteError
+from .optimizer import AdamParams, NonFiniteError
+from .policy import LoraPolicy
 from .sampling import Completion, SamplingParams
+from .scorer import LoraScorer
 from .torch_sampler import TorchSampler
 
 __all__ = [
@@ -15,6 +18,7 @@ __all__ = [
     "Datum",
     "LoraConfig",
     "LoraPolicy",
+    "LoraScorer",
     "NonFiniteError",
     "SamplingParams",
     "TorchSampler",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
+from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +17,23 @@ from torch import nn
 from .attention import IMPLEMENTATION, Layout, TreeLayout
 from .fused import FusedDecoder
 from .loading import load_pretrained
-from .lora import Adapter, AdapterSwitch, LoraConfig, initial_adapter, target_modules
+from .lora import (
+    Adapter,
+    AdapterSwitch,
+    LoraConfig,
+    initial_adapter,
+    load_peft_tensors,
+    read_peft_config,
+    save_peft,
+    target_modules,
+)
 from .packing import pack_sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from .policy import LoraPolicy
+    from .scorer import LoraScorer
     from .torch_sampler import TorchSampler
 
 PROBE_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
@@ -42,7 +54,7 @@ class BaseModel:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name or model.config._name_or_path or type(model).__name__
-        self.adapters: dict[str, LoraPolicy] = {}
+        self.adapters: dict[str, LoraPolicy | LoraScorer] = {}
         self.switch = AdapterSwitch()
         self.fused = FusedDecoder.of(model)
         try:
@@ -136,14 +148,49 @@ class BaseModel:
         config = config or LoraConfig()
         return self._add(name, config, target_modules(self.model, config))
 
+    def add_scorer(self, name: str, config: LoraConfig | None = None) -> LoraScorer:
+        """A new adapter with a head that gives a number: a reward model, or a critic.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        from .scorer import LoraScorer
+
+        config = config or LoraConfig()
+        scorer = LoraScorer(self, self._new(name), config, initial_adapter(target_modules(self.model, config), config))
+        self.adapters[name] = scorer
+        return scorer
+
+    def load_scorer(self, name: str, folder: str | Path) -> LoraScorer:
+        """A scorer from a PEFT folder of a sequence classifier with one label.
+
+        Raises:
+            FileNotFoundError, ValueError: the folder holds no scorer that fits this base.
+        """
+        from .scorer import LoraScorer
+
+        config, targets = self._saved_config(folder)
+        scorer = LoraScorer(self, self._new(name), config, initial_adapter(targets, config))
+        scorer.load_adapter(folder)
+        self.adapters[name] = scorer
+        return scorer
+
     def load_lora(self, name: str, folder: str | Path) -> LoraPolicy:
         """An adapter from a PEFT folder, of any rank and of whichever linear layers it has.
 
         Raises:
             FileNotFoundError, ValueError: the folder holds no adapter that fits this base.
         """
-        from .lora import read_peft_config
+        config, targets = self._saved_config(folder)
+        policy = self._add(name, config, targets)
+        try:
+            policy.load_adapter(folder)
+        except Exception:
+            self.remove_lora(name)
+            raise
+        return policy
 
+    def _saved_config(self, folder: str | Path) -> tuple[LoraConfig, dict[str, nn.Linear]]:
         saved = read_peft_config(Path(folder))
         targets = saved["target_modules"]
         linear = {n: m for n, m in self.model.named_modules() if isinstance(m, nn.Linear)}
@@ -157,21 +204,60 @@ class BaseModel:
             train_mlp=any("attn" not in n and n != "lm_head" for n in named),
             train_unembed="lm_head" in named,
         )
-        policy = self._add(name, config, named)
-        try:
-            policy.load_adapter(folder)
-        except Exception:
-            self.remove_lora(name)
-            raise
-        return policy
+        return config, named
+
+    def _new(self, name: str) -> str:
+        if name in self.adapters:
+            raise ValueError(f"this base already has an adapter {name!r}; choose another name or `remove_lora` it")
+        return name
 
     def _add(self, name: str, config: LoraConfig, targets: dict[str, nn.Linear]) -> LoraPolicy:
         from .policy import LoraPolicy
 
-        if name in self.adapters:
-            raise ValueError(f"this base already has an adapter {name!r}; choose another name or `remove_lora` it")
-        self.adapters[name] = LoraPolicy(self, name, config, initial_adapter(targets, config))
-        return self.adapters[name]
+        policy = LoraPolicy(self, self._new(name), config, initial_adapter(targets, config))
+        self.adapters[name] = policy
+        return policy
+
+    def write_adapter(
+        self, adapter: Adapter, config: LoraConfig, folder: str | Path, *, head: torch.Tensor | None = None
+    ) -> None:
+        """Writes an adapter on this base as a PEFT folder; with a `head` as that of a sequence classifier."""
+        linear = [name.split(".")[-1] for name in self.switch.hooked]
+        adapted = [name.split(".")[-1] for name in adapter.pairs]
+        save_peft(
+            adapter,
+            config,
+            Path(folder),
+            base_name=self.name,
+            fingerprint=self.fingerprint,
+            unique_suffixes=all(linear.count(suffix) == adapted.count(suffix) for suffix in set(adapted)),
+            head=head,
+        )
+
+    def read_adapter(
+        self,
+        adapter: Adapter,
+        config: LoraConfig,
+        folder: str | Path,
+        *,
+        extra: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Copies the weights of a PEFT folder into an adapter, and into `extra` tensors by their names there.
+
+        Raises:
+            FileNotFoundError, ValueError: no adapter there, or it does not fit this base, rank, alpha and targets.
+        """
+        saved = read_peft_config(Path(folder))
+        expected = {**adapter.tensors(), **(extra or {})}
+        tensors = load_peft_tensors(Path(folder), expected, self.model, fingerprint=self.fingerprint)
+        if not math.isclose(saved["lora_alpha"] / saved["r"], adapter.scale):
+            raise ValueError(
+                f"{folder} was trained with lora_alpha {saved['lora_alpha']}, this policy has {config.alpha}; "
+                "make it with a LoraConfig of that alpha, or use `BaseModel.load_lora`"
+            )
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                expected[name].copy_(tensor)
 
     def remove_lora(self, name: str) -> None:
         """Drops an adapter; samplers made from it keep their snapshot."""

@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 PEFT_PREFIX = "base_model.model."
+HEAD_NAME = "score"
+HEAD_WEIGHT = f"{PEFT_PREFIX}{HEAD_NAME}.weight"
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "expert")
@@ -161,7 +163,14 @@ def initial_adapter(targets: dict[str, nn.Linear], config: LoraConfig) -> Adapte
 
 
 def save_peft(
-    adapter: Adapter, config: LoraConfig, folder: Path, *, base_name: str, fingerprint: str, unique_suffixes: bool
+    adapter: Adapter,
+    config: LoraConfig,
+    folder: Path,
+    *,
+    base_name: str,
+    fingerprint: str,
+    unique_suffixes: bool,
+    head: torch.Tensor | None = None,
 ) -> None:
     """Writes a PEFT folder: `adapter_config.json` and `adapter_model.safetensors`.
 
@@ -172,6 +181,7 @@ def save_peft(
         base_name: goes into the config as `base_model_name_or_path`.
         fingerprint: of the base model; kept in the safetensors metadata, so that another base is noticed on loading.
         unique_suffixes: whether the last part of a module's name is enough to name the targets.
+        head: `(labels, hidden)` of a sequence classifier; by default the adapter is that of a language model.
     """
     from peft import LoraConfig as PeftConfig
 
@@ -183,12 +193,14 @@ def save_peft(
         target_modules=modules,
         lora_dropout=0.0,
         bias="none",
-        task_type="CAUSAL_LM",
+        task_type="CAUSAL_LM" if head is None else "SEQ_CLS",
+        modules_to_save=None if head is None else [HEAD_NAME],
         base_model_name_or_path=base_name,
         inference_mode=True,
     )
     peft_config.save_pretrained(str(folder))
-    tensors = {name: tensor.detach().contiguous() for name, tensor in adapter.tensors().items()}
+    named = adapter.tensors() | ({} if head is None else {HEAD_WEIGHT: head})
+    tensors = {name: tensor.detach().contiguous() for name, tensor in named.items()}
     save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt", "loragym_base": fingerprint})
 
 

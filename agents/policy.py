@@ -5,112 +5,38 @@ Suffixes: `N` positions of one datum, `X` trained tokens of a pack, `U` distinct
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch.utils.checkpoint import checkpoint
 
 from .attention import TreeLayout
-from .logprobs import selected_logprobs
-from .lora import Adapter, LoraConfig, load_peft_tensors, read_peft_config, save_peft
-from .losses import Normalization, TokenInputs, token_loss, token_shares
-from .packing import Pack, pack_sequences
+from .batches import Batch, Datum, check_fields
+from .divergence import Direction, chunk_divergence
+from .logprobs import selected_logprobs, tempered
+from .lora import Adapter, LoraConfig
+from .losses import Normalization, needed_fields, token_loss, token_shares
+from .optimizer import Adam, AdamParams, NonFiniteError
+from .packing import Pack
 
 if TYPE_CHECKING:
     from .base_model import BaseModel
     from .torch_sampler import TorchSampler
 
-OPTIMIZER_FILE = "optimizer.safetensors"
-POLICY_FILE = "policy.json"
 LOGITS_BYTES = 2**28
 """Memory for the logits of one chunk; more trained tokens go through the head chunk by chunk."""
 
 
-class NonFiniteError(RuntimeError):
-    """A loss or a gradient is NaN or infinite; the weights are as they were before."""
+CustomLoss = Callable[..., tuple[torch.Tensor, Mapping[str, float]]]
+"""A user's loss: each datum's log-probabilities at its trained positions, and the datums, to (scalar, metrics).
 
-
-@dataclass(frozen=True, slots=True)
-class AdamParams:
-    """AdamW with decoupled weight decay (Loshchilov & Hutter 2019) for one `optim_step`."""
-
-    learning_rate: float = 1e-4
-    """Step size."""
-    beta1: float = 0.9
-    """Decay of the first moment."""
-    beta2: float = 0.95
-    """Decay of the second moment."""
-    eps: float = 1e-8
-    """Added to the root of the second moment."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay."""
-    grad_clip_norm: float = 0.0
-    """Scale the gradient down to this norm if it is larger; 0 leaves it."""
-
-    def __post_init__(self) -> None:
-        for name in ("learning_rate", "eps", "weight_decay", "grad_clip_norm"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is a finite number from 0 up, got {getattr(self, name)}")
-        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-            raise ValueError(f"beta1 and beta2 are from 0 to below 1, got {self.beta1} and {self.beta2}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Datum:
-    """One training sequence; position i of `tokens` predicts `targets[i]`. All fields have `N` entries.
-
-    Attributes:
-        tokens: the input, without the last token of the sequence.
-        targets: the tokens to predict, the sequence without its first token.
-        weights: loss weights of the targets, for `cross_entropy`.
-        logprobs: the sampler's log-probabilities of the targets, for the losses of reinforcement learning.
-        advantages: advantages of the targets, for the same.
-        mask: True where a target is trained on; by default where its weight is not zero, or everywhere.
-    """
-
-    tokens: Sequence[int]
-    targets: Sequence[int]
-    weights: Sequence[float] | None = None
-    logprobs: Sequence[float] | None = None
-    advantages: Sequence[float] | None = None
-    mask: Sequence[bool] | None = None
-
-    def __post_init__(self) -> None:
-        length = len(self.tokens)
-        if not length:
-            raise ValueError("a datum needs at least one input token and its target, got none")
-        for name in ("targets", "weights", "logprobs", "advantages", "mask"):
-            values = getattr(self, name)
-            if values is not None and len(values) != length:
-                raise ValueError(
-                    f"datum: {name} has {len(values)} entries where tokens has {length}; they go by position"
-                )
-
-    @classmethod
-    def supervised(cls, tokens: Sequence[int], weights: Sequence[float]) -> Datum:
-        """From a whole sequence and its loss weights, as renderers give them."""
-        return cls(tokens=tokens[:-1], targets=tokens[1:], weights=weights[1:])
-
-    @property
-    def trained(self) -> np.ndarray:
-        """Positions whose target is trained on, ascending."""
-        if self.mask is not None:
-            return np.flatnonzero(np.asarray(self.mask))
-        if self.weights is not None:
-            return np.flatnonzero(np.asarray(self.weights))
-        return np.arange(len(self.tokens))
-
-
-CustomLoss = Callable[[list[torch.Tensor], Sequence[Datum]], tuple[torch.Tensor, Mapping[str, float]]]
-"""A user's loss: each datum's log-probabilities at its trained positions, and the datums, to (scalar, metrics)."""
+With `with_logits` there is a third argument: each datum's logits at those positions, `(its trained positions, V)`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +64,12 @@ class LoraPolicy:
         self.adapter = adapter
         self.tokens_per_pass = 2048
         """Most tokens in one forward and backward pass; larger batches are accumulated. Bounds memory."""
-        self.version = 0
+        self.optimizer = Adam(adapter.tensors(), f"policy {name!r}")
+
+    @property
+    def version(self) -> int:
         """Number of updates behind these weights."""
-        self._optimizer = self._new_optimizer()
+        return self.optimizer.version
 
     @property
     def parameters(self) -> list[torch.Tensor]:
@@ -148,7 +77,7 @@ class LoraPolicy:
 
     def forward(self, data: Sequence[Datum], *, temperature: float = 1.0) -> TrainOutput:
         """Log-probabilities of the trained targets, without gradients."""
-        packed = _Batch(data, self)
+        packed = self._batch(data)
         logprobs = packed.empty_logprobs()
         with torch.no_grad():
             for pack in packed.packs:
@@ -163,36 +92,115 @@ class LoraPolicy:
         *,
         normalization: Normalization = "sum",
         temperature: float = 1.0,
+        with_logits: bool = False,
     ) -> TrainOutput:
         """Adds the gradient of a loss over `data` to the gradients already there.
 
         Args:
             data: the datums; the result does not depend on how they are cut into passes.
             loss: a registered loss's name, or a function of (log-probabilities of each datum's trained targets, data).
-            loss_config: further arguments of a registered loss.
+            loss_config: further arguments of a registered loss, and fields of `losses.Guards`.
             normalization: how tokens are added up (`losses.token_shares`); a custom loss does its own.
             temperature: of the distribution that is scored: the one that the sampler drew from.
+            with_logits: give a custom loss the logits too, divided by the temperature, in float32 at least; they take
+                4 bytes for each trained position and entry of the vocabulary.
 
         Raises:
             ValueError: `data` is empty or holds no trained token, or a datum lacks what the loss needs.
             NonFiniteError: the loss is NaN or infinite; the gradients of this call are not to be used.
         """
-        batch = _Batch(data, self)
+        batch = self._batch(data)
         if callable(loss):
-            return self._custom(batch, loss, temperature)
-        per_token = token_loss(loss)
-        _check_fields(data, loss)
-        shares = token_shares([len(t) for t in batch.trained], normalization)
+            return self._custom(batch, loss, temperature, with_logits)
+        per_token = token_loss(loss, loss_config)
+        check_fields(data, needed_fields(loss, loss_config), loss)
+        shares = token_shares(batch.lengths(), normalization)
         logprobs, total = batch.empty_logprobs(), 0.0
         for pack in batch.packs:
             p_X = self._logprobs(batch, pack, temperature)
             inputs, share_X = batch.inputs(pack, shares, p_X)
-            value = (per_token(p_X, inputs, **(loss_config or {})) * share_X).sum()
-            _check_finite(value, loss)
+            value = (per_token(p_X, inputs) * share_X).sum()
+            check_finite(value, loss)
             value.backward()
             total += value.item()
             batch.keep(logprobs, pack, p_X)
         return TrainOutput(logprobs, total, batch.metrics())
+
+    def forward_backward_kl(
+        self,
+        data: Sequence[Datum],
+        teacher: LoraPolicy | None,
+        *,
+        teacher_data: Sequence[Datum] | None = None,
+        direction: Direction = "reverse",
+        normalization: Normalization = "token",
+        temperature: float = 1.0,
+    ) -> TrainOutput:
+        """Adds the gradient of the KL divergence from a teacher over the whole vocabulary at the trained positions.
+
+        Args:
+            data: what the student reads; the log-probabilities of its targets come back, and play no part.
+            teacher: a policy on the same base, which is not changed; None is the base itself.
+            teacher_data: what the teacher reads, where that differs (a longer prompt, say): a datum for each of `data`,
+                with as many trained positions.
+            direction: `reverse` is KL(student, teacher), which seeks a mode; `forward` KL(teacher, student).
+            normalization: see `forward_backward`.
+            temperature: of both distributions.
+
+        Raises:
+            ValueError: nothing is trained, the data do not fit together, or the teacher is on another base.
+        """
+        if teacher is not None and teacher.base is not self.base:
+            raise ValueError(f"the teacher {teacher.name!r} is on another base model than {self.name!r}; load it there")
+        batch = self._batch(data)
+        shares = token_shares(batch.lengths(), normalization)
+        read = self._batch(teacher_data if teacher_data is not None else data)
+        if read.lengths() != batch.lengths():
+            raise ValueError("each of teacher_data has as many trained positions as its datum; these have not")
+        adapter = None if teacher is None else teacher.adapter
+        taught = _hidden_by_datum(self.base, adapter, read)
+        logprobs, total = batch.empty_logprobs(), 0.0
+        divergence = partial(chunk_divergence, self.base, (self.adapter, adapter), direction, temperature)
+        for pack in batch.packs:
+            places = torch.as_tensor(batch.nodes(pack), device=self.base.device)
+            student_XH, teacher_XH = self._hidden(pack)[places], torch.cat([taught[m] for m in pack.members])
+            chunk = self._rows_per_chunk() // 2 + 1
+            kl_X = torch.cat(
+                [
+                    checkpoint(divergence, student, known, use_reentrant=False)
+                    for student, known in zip(student_XH.split(chunk), teacher_XH.split(chunk), strict=True)
+                ]
+            )
+            share_X = torch.cat([kl_X.new_full((len(batch.trained[m]),), shares[m]) for m in pack.members])
+            value = (kl_X * share_X).sum()
+            check_finite(value, "KL")
+            value.backward()
+            total += value.item()
+        return TrainOutput(logprobs, total, batch.metrics())
+
+    def top_candidates(
+        self, data: Sequence[Datum], count: int, *, temperature: float = 1.0
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each datum the `count` likeliest tokens at its trained positions, with their log-probabilities.
+
+        Returns:
+            A pair `(positions, count)`, `(positions, count)` for each datum: a student's targets and, as exponentials,
+            their weights.
+        """
+        if not 0 < count <= self.base.vocabulary:
+            raise ValueError(f"count is from 1 to the vocabulary's {self.base.vocabulary}, got {count}")
+        batch = self._batch(data)
+        found = []
+        for hidden_XH in _hidden_by_datum(self.base, self.adapter, batch):
+            parts = []
+            for hidden in hidden_XH.split(self._rows_per_chunk()):
+                with torch.no_grad():
+                    scaled = tempered(self.base.logits(hidden, self.adapter), temperature)
+                parts.append(torch.log_softmax(scaled, -1).topk(count))
+            ids = torch.cat([part.indices for part in parts]) if parts else torch.zeros(0, count, dtype=torch.long)
+            values = torch.cat([part.values for part in parts]) if parts else torch.zeros(0, count)
+            found.append((ids.cpu().numpy(), values.double().cpu().numpy()))
+        return found
 
     def optim_step(self, params: AdamParams | None = None) -> dict[str, float]:
         """One AdamW update with the gradients gathered so far, which are cleared.
@@ -204,35 +212,11 @@ class LoraPolicy:
             NonFiniteError: the gradient is NaN or infinite; nothing is changed but the gradients, which are cleared.
             RuntimeError: there is no gradient.
         """
-        params = params or AdamParams()
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if not gradients:
-            raise RuntimeError(f"policy {self.name!r} has no gradient; call forward_backward before optim_step")
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if not torch.isfinite(norm):
-            self.zero_grad()
-            raise NonFiniteError(
-                f"gradient norm of policy {self.name!r} is {norm.item()} after {self.version} updates; the weights are "
-                "unchanged. Usual causes: a learning rate that is too high, importance ratios that exploded"
-            )
-        if params.grad_clip_norm:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, params.grad_clip_norm, norm)
-        for group in self._optimizer.param_groups:
-            group.update(
-                lr=params.learning_rate,
-                betas=(params.beta1, params.beta2),
-                eps=params.eps,
-                weight_decay=params.weight_decay,
-            )
-        # Counted first: an interrupt in the middle of the update must not leave weights that pass for the old ones.
-        self.version += 1
-        self._optimizer.step()
-        self.zero_grad()
-        return {"grad_norm": norm.item(), "learning_rate": params.learning_rate}
+        return self.optimizer.step(params or AdamParams())
 
     def zero_grad(self) -> None:
         """Forgets the gradients gathered so far."""
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
 
     def sampler(self, **options: Any) -> TorchSampler:
         """A sampler of the policy as it is now; later updates do not change it. Options as in `TorchSampler`."""
@@ -242,16 +226,7 @@ class LoraPolicy:
 
     def save_adapter(self, folder: str | Path) -> None:
         """Writes a standard PEFT folder, for `peft.PeftModel.from_pretrained` and everything that reads it."""
-        linear = [name.split(".")[-1] for name in self.base.switch.hooked]
-        adapted = [name.split(".")[-1] for name in self.adapter.pairs]
-        save_peft(
-            self.adapter,
-            self.config,
-            Path(folder),
-            base_name=self.base.name,
-            fingerprint=self.base.fingerprint,
-            unique_suffixes=all(linear.count(suffix) == adapted.count(suffix) for suffix in set(adapted)),
-        )
+        self.base.write_adapter(self.adapter, self.config, folder)
 
     def load_adapter(self, folder: str | Path) -> None:
         """Takes the weights of a PEFT folder; the optimiser starts afresh, without gradients.
@@ -259,31 +234,14 @@ class LoraPolicy:
         Raises:
             FileNotFoundError, ValueError: no adapter there, or it does not fit this base, rank, alpha and targets.
         """
-        saved = read_peft_config(Path(folder))
-        expected = self.adapter.tensors()
-        tensors = load_peft_tensors(Path(folder), expected, self.base.model, fingerprint=self.base.fingerprint)
-        if not math.isclose(saved["lora_alpha"] / saved["r"], self.adapter.scale):
-            raise ValueError(
-                f"{folder} was trained with lora_alpha {saved['lora_alpha']}, this policy has {self.config.alpha}; "
-                "make it with a LoraConfig of that alpha, or use `BaseModel.load_lora`"
-            )
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                expected[name].copy_(tensor)
-        self.zero_grad()
-        self._optimizer = self._new_optimizer()
+        self.base.read_adapter(self.adapter, self.config, folder)
+        self.optimizer.restart()
 
     def save_state(self, folder: str | Path) -> None:
         """Writes adapter, optimiser and update count: all that a resumed run needs of the policy."""
         folder = Path(folder)
         self.save_adapter(folder)
-        moments = {}
-        for name, tensor in self.adapter.tensors().items():
-            if state := self._optimizer.state.get(tensor):
-                moments[f"{name}.exp_avg"], moments[f"{name}.exp_avg_sq"] = state["exp_avg"], state["exp_avg_sq"]
-                moments[f"{name}.step"] = state["step"]
-        save_file(moments, folder / OPTIMIZER_FILE)
-        (folder / POLICY_FILE).write_text(json.dumps({"version": self.version}) + "\n", encoding="utf-8")
+        self.optimizer.save(folder)
 
     def load_state(self, folder: str | Path, *, with_optimizer: bool = True) -> None:
         """Takes back what `save_state` wrote; without the optimiser only the adapter.
@@ -292,44 +250,30 @@ class LoraPolicy:
             FileNotFoundError, ValueError: a file is missing or damaged, or belongs to another base.
         """
         folder = Path(folder)
-        moments: dict[str, torch.Tensor] = {}
-        if with_optimizer:
-            for needed in (OPTIMIZER_FILE, POLICY_FILE):
-                if not (folder / needed).is_file():
-                    raise FileNotFoundError(
-                        f"{folder} has no {needed}; to take its adapter without the optimiser: with_optimizer=False"
-                    )
-            try:
-                moments = load_file(folder / OPTIMIZER_FILE)
-                version = int(json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))["version"])
-            except (SafetensorError, ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{folder} is damaged ({error}); use another checkpoint") from error
+        saved = self.optimizer.read(folder) if with_optimizer else None
         self.load_adapter(folder)
-        if with_optimizer:
-            for name, tensor in self.adapter.tensors().items():
-                parts = {part: moments.get(f"{name}.{part}") for part in ("exp_avg", "exp_avg_sq", "step")}
-                if all(value is not None for value in parts.values()):
-                    self._optimizer.state[tensor] = {
-                        part: value if part == "step" else value.to(tensor.device)  # type: ignore[union-attr]
-                        for part, value in parts.items()
-                    }
-            self.version = version
+        if saved is not None:
+            self.optimizer.restore(saved)
 
-    def _new_optimizer(self) -> torch.optim.AdamW:
-        return torch.optim.AdamW(self.parameters, lr=0.0)
+    def _batch(self, data: Sequence[Datum]) -> Batch:
+        return Batch(data, self.base, self.tokens_per_pass)
 
-    def _logprobs(self, batch: _Batch, pack: Pack, temperature: float) -> torch.Tensor:
+    def _hidden(self, pack: Pack) -> torch.Tensor:
+        return self.base.hidden_states(pack.tokens_T, pack.positions_T, TreeLayout(pack), self.adapter)
+
+    def _logprobs(self, batch: Batch, pack: Pack, temperature: float) -> torch.Tensor:
         """Log-probabilities `(X,)` of a pack's trained targets, member after member."""
+        return self._scores(batch, pack, temperature, self._hidden(pack))
+
+    def _scores(self, batch: Batch, pack: Pack, temperature: float, hidden_TH: torch.Tensor) -> torch.Tensor:
         if not temperature > 0:
             raise ValueError(f"a temperature to score at is above 0, got {temperature}")
-        hidden_TH = self.base.hidden_states(pack.tokens_T, pack.positions_T, TreeLayout(pack), self.adapter)
-        nodes_X = np.concatenate([path[batch.trained[m]] for m, path in zip(pack.members, pack.paths, strict=True)])
-        targets_X = np.concatenate([np.asarray(batch.data[m].targets)[batch.trained[m]] for m in pack.members])
+        nodes_X, targets_X = batch.scored(pack)
         nodes_U, row_X = np.unique(nodes_X, return_inverse=True)
         device = self.base.device
         hidden_UH = hidden_TH.index_select(0, torch.as_tensor(nodes_U, device=device))
         order_X = np.argsort(row_X, kind="stable")
-        chunk = max(1, LOGITS_BYTES // (self.base.dtype.itemsize * self.base.vocabulary))
+        chunk = self._rows_per_chunk()
 
         def of_chunk(hidden: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             return selected_logprobs(self.base.logits(hidden, self.adapter), rows, targets, temperature)
@@ -348,106 +292,87 @@ class LoraPolicy:
         inverse[order_X] = np.arange(len(order_X))
         return torch.cat(parts)[torch.as_tensor(inverse, device=device)]
 
-    def _custom(self, batch: _Batch, loss: CustomLoss, temperature: float) -> TrainOutput:
-        """A loss that may mix datums: scored first, then its gradient carried back pass by pass."""
-        if not any(len(t) for t in batch.trained):
-            token_shares([0] * len(batch.data), "sum")
-        one_pass = len(batch.packs) == 1
+    def _rows_per_chunk(self) -> int:
+        return max(1, LOGITS_BYTES // (self.base.dtype.itemsize * self.base.vocabulary))
+
+    def _custom(self, batch: Batch, loss: CustomLoss, temperature: float, with_logits: bool) -> TrainOutput:
+        def outputs(pack: Pack) -> list[torch.Tensor]:
+            hidden_TH = self._hidden(pack)
+            found = [self._scores(batch, pack, temperature, hidden_TH)]
+            if with_logits:
+                nodes = torch.as_tensor(batch.nodes(pack), device=self.base.device)
+                found.append(tempered(self.base.logits(hidden_TH[nodes], self.adapter), temperature))
+            return found
+
         logprobs = batch.empty_logprobs()
-        scored: list[torch.Tensor] = []
-        with torch.set_grad_enabled(one_pass):
-            scored = [self._logprobs(batch, pack, temperature) for pack in batch.packs]
-        leaves = scored if one_pass else [p.detach().requires_grad_() for p in scored]
-        each: list[torch.Tensor] = [leaves[0].new_zeros(0)] * len(batch.data)
-        for pack, p_X in zip(batch.packs, leaves, strict=True):
-            for member, part in zip(
-                pack.members, p_X.split([len(batch.trained[m]) for m in pack.members]), strict=True
-            ):
-                each[member] = part
-            batch.keep(logprobs, pack, p_X)
-        value, metrics = loss(each, batch.data)
-        _check_finite(value, getattr(loss, "__name__", "custom"))
-        value.backward()
-        if not one_pass:
-            for pack, leaf in zip(batch.packs, leaves, strict=True):
-                if leaf.grad is not None:
-                    self._logprobs(batch, pack, temperature).backward(leaf.grad)
-        return TrainOutput(logprobs, value.item(), {**batch.metrics(), **metrics})
+
+        def of_packs(parts: Sequence[Sequence[torch.Tensor]]) -> tuple[torch.Tensor, Mapping[str, float]]:
+            given: list[Any] = [batch.by_datum([p_X for p_X, *_ in parts])]
+            if with_logits:
+                given.append(batch.by_datum([logits_XV for _, logits_XV in parts], candidates=False))
+            for pack, (p_X, *_) in zip(batch.packs, parts, strict=True):
+                batch.keep(logprobs, pack, p_X)
+            return loss(given[0], batch.data, *given[1:])
+
+        value, metrics = backward_over_packs(batch, outputs, of_packs, getattr(loss, "__name__", "custom"))
+        return TrainOutput(logprobs, value, {**batch.metrics(), **metrics})
 
 
-class _Batch:
-    """Datums of one call, packed; sequences end at their last trained position."""
+def backward_over_packs(
+    batch: Batch,
+    outputs: Callable[[Pack], list[torch.Tensor]],
+    loss: Callable[[Sequence[Sequence[torch.Tensor]]], tuple[torch.Tensor, Mapping[str, float]]],
+    name: str,
+) -> tuple[float, Mapping[str, float]]:
+    """The gradient of a loss that may mix datums of different passes.
 
-    def __init__(self, data: Sequence[Datum], policy: LoraPolicy) -> None:
-        if not data:
-            raise ValueError("no datum to train on: the batch is empty")
-        self.data = data
-        self.trained = [datum.trained for datum in data]
-        context, vocabulary = policy.base.context_length, policy.base.vocabulary
-        for index, datum in enumerate(data):
-            if len(datum.tokens) > context:
-                raise ValueError(
-                    f"datum {index} has {len(datum.tokens)} tokens, the context of {policy.base.name} is {context}; "
-                    "truncate or drop it"
-                )
-            ids = np.concatenate([np.asarray(datum.tokens), np.asarray(datum.targets)[self.trained[index]]])
-            if ids.min() < 0 or ids.max() >= vocabulary:
-                raise ValueError(
-                    f"datum {index} has token ids from {ids.min()} to {ids.max()}, the vocabulary of "
-                    f"{policy.base.name} goes from 0 to {vocabulary - 1}; mask what is not to be trained on instead"
-                )
-        used = [index for index in range(len(data)) if len(self.trained[index])]
-        packs = pack_sequences(
-            [list(data[i].tokens[: self.trained[i][-1] + 1]) for i in used],
-            max_nodes=policy.tokens_per_pass,
-            device=policy.base.device,
-        )
-        self.packs = packs
-        for pack in packs:
-            pack.members[:] = [used[m] for m in pack.members]
+    Several passes are scored first without gradients; the loss's gradient by their outputs is then carried back pass by
+    pass, which computes each once more but never holds more than one.
 
-    def inputs(self, pack: Pack, shares: Sequence[float], like: torch.Tensor) -> tuple[TokenInputs, torch.Tensor]:
-        """The trained tokens' inputs and shares, in the order of `_logprobs`."""
+    Args:
+        batch: the datums.
+        outputs: a pass's outputs, with gradients.
+        loss: of all passes' outputs, to (scalar, metrics).
+        name: the loss's, for messages.
 
-        def column(name: str) -> torch.Tensor:
-            parts = []
-            for member in pack.members:
-                values = getattr(self.data[member], name)
-                trained = self.trained[member]
-                parts.append(np.zeros(len(trained)) if values is None else np.asarray(values, dtype=float)[trained])
-            return torch.as_tensor(np.concatenate(parts), dtype=like.dtype, device=like.device)
-
-        share_X = np.concatenate([np.full(len(self.trained[m]), shares[m]) for m in pack.members])
-        inputs = TokenInputs(column("weights"), column("logprobs"), column("advantages"))
-        return inputs, torch.as_tensor(share_X, dtype=like.dtype, device=like.device)
-
-    def empty_logprobs(self) -> list[np.ndarray]:
-        return [np.zeros(len(datum.tokens), dtype=np.float64) for datum in self.data]
-
-    def keep(self, logprobs: list[np.ndarray], pack: Pack, p_X: torch.Tensor) -> None:
-        values = p_X.detach().double().cpu().numpy()
-        start = 0
-        for member in pack.members:
-            count = len(self.trained[member])
-            logprobs[member][self.trained[member]] = values[start : start + count]
-            start += count
-
-    def metrics(self) -> dict[str, float]:
-        return {
-            "trained_tokens": float(sum(len(t) for t in self.trained)),
-            "computed_tokens": float(sum(pack.num_nodes for pack in self.packs)),
-        }
+    Raises:
+        ValueError: nothing is trained.
+        NonFiniteError: the loss is NaN or infinite.
+    """
+    if not any(batch.lengths()):
+        token_shares([0] * len(batch.data), "sum")
+    one_pass = len(batch.packs) == 1
+    with torch.set_grad_enabled(one_pass):
+        scored = [outputs(pack) for pack in batch.packs]
+    leaves = scored if one_pass else [[part.detach().requires_grad_() for part in parts] for parts in scored]
+    value, metrics = loss(leaves)
+    check_finite(value, name)
+    value.backward()
+    if not one_pass:
+        for pack, parts in zip(batch.packs, leaves, strict=True):
+            used = [(place, part.grad) for place, part in enumerate(parts) if part.grad is not None]
+            if used:
+                again = outputs(pack)
+                torch.autograd.backward([again[place] for place, _ in used], [grad for _, grad in used])
+    return value.item(), metrics
 
 
-def _check_fields(data: Sequence[Datum], loss: str) -> None:
-    needed = ("weights",) if loss == "cross_entropy" else ("logprobs", "advantages")
-    for index, datum in enumerate(data):
-        lacking = [name for name in needed if getattr(datum, name) is None]
-        if lacking:
-            raise ValueError(f"datum {index} lacks {' and '.join(lacking)}, which the loss {loss!r} needs")
+@torch.no_grad()
+def _hidden_by_datum(base: BaseModel, adapter: Adapter | None, batch: Batch) -> list[torch.Tensor]:
+    """The last states at each datum's trained positions, `(its trained positions, H)`."""
+    hidden_size = base.model.get_input_embeddings().weight.shape[1]
+    found = [torch.zeros(0, hidden_size, dtype=base.dtype, device=base.device)] * len(batch.data)
+    for pack in batch.packs:
+        hidden_TH = base.hidden_states(pack.tokens_T, pack.positions_T, TreeLayout(pack), adapter)
+        states_XH = hidden_TH[torch.as_tensor(batch.nodes(pack), device=base.device)]
+        lengths = [len(batch.trained[m]) for m in pack.members]
+        for member, part in zip(pack.members, states_XH.split(lengths), strict=True):
+            found[member] = part
+    return found
 
 
-def _check_finite(value: torch.Tensor, loss: str) -> None:
+def check_finite(value: torch.Tensor, loss: str) -> None:
+    """Raises NonFiniteError if a loss is NaN or infinite."""
     if not torch.isfinite(value):
         raise NonFiniteError(
             f"the loss {loss!r} is {value.item()}; the weights are unchanged. Check the datums' logprobs, advantages "

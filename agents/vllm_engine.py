@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from .batches import Datum
 from .loading import LoadingError, find_model
 from .lora import Adapter, LoraConfig, initial_adapter, target_modules
-from .policy import Datum, LoraPolicy
+from .policy import LoraPolicy
 from .requests import checked_request, sample_batch, seed_of
 from .sampling import Completion, SamplingParams, sample_keys
 from .vllm_backend import Backend, Outcome, Request, ServedAdapter

@@ -13,7 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loragym.agents import LOSSES, Datum, LoraPolicy, policy, register_loss
 from loragym.agents.logprobs import selected_logprobs
-from loragym.agents.losses import NORMALIZATIONS, Normalization, TokenInputs, token_loss, token_shares
+from loragym.agents.losses import (
+    NORMALIZATIONS,
+    Normalization,
+    TokenInputs,
+    bradley_terry,
+    kl_estimate,
+    preference_loss,
+    token_loss,
+    token_shares,
+    value_loss,
+)
 from tiny_engine import (
     assert_close,
     branching,
@@ -29,13 +39,41 @@ from tiny_engine import (
 def of_one_token(
     loss: str, p: float, q: float = 0.0, advantage: float = 0.0, weight: float = 0.0, **config: float
 ) -> tuple[float, float]:
-    """A loss and its derivative by p; p and q are probabilities here."""
-    logprob = torch.tensor([math.log(p)], dtype=torch.float64, requires_grad=True)
-    columns = [torch.tensor([value], dtype=torch.float64) for value in (weight, math.log(q) if q else 0.0, advantage)]
-    value = token_loss(loss)(logprob, TokenInputs(*columns), **config)
+    """A loss and its derivative by log p; p and q are probabilities here."""
+    values, slopes = of_tokens(loss, [p], [q or 1.0], [advantage], weights=[weight], **config)
+    return values[0], slopes[0]
+
+
+def of_tokens(
+    loss: str,
+    p: Sequence[float],
+    q: Sequence[float],
+    advantages: Sequence[float],
+    *,
+    sequences: Sequence[int] | None = None,
+    weights: Sequence[float] | None = None,
+    reference: Sequence[float] | None = None,
+    old: Sequence[float] | None = None,
+    **config: Any,
+) -> tuple[list[float], list[float]]:
+    """A loss of each token, and the derivatives of their sum by each log p; all but advantages are probabilities."""
+
+    def column(values: Sequence[float]) -> torch.Tensor:
+        return torch.tensor(list(values), dtype=torch.float64)
+
+    logprobs = column(p).log().requires_grad_()
+    inputs = TokenInputs(
+        weights=column(weights or [0.0] * len(p)),
+        sampler_logprobs=column(q).log(),
+        advantages=column(advantages),
+        reference_logprobs=column(reference or [1.0] * len(p)).log(),
+        old_logprobs=column(old or p).log(),
+        sequences=torch.tensor(sequences or [0] * len(p)),
+    )
+    value = token_loss(loss, config)(logprobs, inputs)
     value.sum().backward()
-    assert logprob.grad is not None
-    return value.item(), logprob.grad.item()
+    assert logprobs.grad is not None
+    return value.tolist(), logprobs.grad.tolist()
 
 
 def test_cross_entropy_of_a_coin_is_ln_2_times_its_weight() -> None:
@@ -67,6 +105,176 @@ def test_ppo_takes_the_smaller_of_clipped_and_unclipped(
 def test_ppo_clips_where_it_is_told_to() -> None:
     assert of_one_token("ppo", 0.6, 0.3, 1.0, clip_high=0.5)[0] == pytest.approx(-1.5)
     assert of_one_token("ppo", 0.3, 0.6, -1.0, clip_low=0.4)[0] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "loss", "gradient"),
+    [
+        (0.6, 0.3, 2.0, 2.0),  # ratio 2, below the bound of 3: as without it
+        (0.8, 0.1, 3.0, 0.0),  # ratio 8: held at 3 times the advantage, and no gradient
+    ],
+)
+def test_dual_clip_bounds_what_a_bad_token_can_cost(p: float, q: float, loss: float, gradient: float) -> None:
+    assert of_one_token("ppo", p, q, -1.0, dual_clip=3.0) == pytest.approx((loss, gradient))
+    assert of_one_token("ppo", 0.8, 0.1, 1.0, dual_clip=3.0) == pytest.approx((-1.2, 0.0)), "good tokens are as ever"
+
+
+@pytest.mark.parametrize(("p", "q", "weight"), [(0.6, 0.3, 2.0), (0.9, 0.1, 4.0), (0.1, 0.2, 0.5)])
+@pytest.mark.parametrize("advantage", [1.5, -1.5])
+def test_cispo_weighs_the_policy_gradient_with_a_clipped_ratio(
+    p: float, q: float, weight: float, advantage: float
+) -> None:
+    expected = (-weight * advantage * math.log(p), -weight * advantage)
+    assert of_one_token("cispo", p, q, advantage) == pytest.approx(expected)
+
+
+def test_dro_pulls_back_to_the_sampler_in_proportion_to_the_log_ratio() -> None:
+    difference = math.log(0.6 / 0.3)
+    loss = -(1.5 * math.log(0.6) - 0.05 / 2 * difference**2)
+    assert of_one_token("dro", 0.6, 0.3, 1.5) == pytest.approx((loss, -1.5 + 0.05 * difference))
+    assert of_one_token("dro", 0.6, 0.3, 1.5, beta=1.0)[1] == pytest.approx(-1.5 + difference)
+
+
+def test_gspo_has_one_ratio_for_a_whole_sequence() -> None:
+    # Two sequences: ratios 2 and 1/2 cancel to 1; 4 and 1 make 2.
+    p, q, sequences = [0.6, 0.2, 0.8, 0.5], [0.3, 0.4, 0.2, 0.5], [0, 0, 1, 1]
+    losses, slopes = of_tokens("gspo", p, q, [1.0, 1.0, -1.0, -1.0], sequences=sequences, clip_low=0.1, clip_high=0.1)
+    assert losses == pytest.approx([-1.0, -1.0, 2.0, 2.0]) and slopes == pytest.approx([-1.0, -1.0, 2.0, 2.0])
+    losses, slopes = of_tokens("gspo", p, q, [1.0, 1.0, 1.0, 1.0], sequences=sequences, clip_low=0.1, clip_high=0.1)
+    assert losses == pytest.approx([-1.0, -1.0, -1.1, -1.1]) and slopes == pytest.approx([-1.0, -1.0, 0.0, 0.0])
+
+
+def test_gspo_of_sequences_of_one_token_is_ppo() -> None:
+    p, q, advantages = [0.6, 0.3, 0.55], [0.3, 0.6, 0.5], [1.0, -1.0, 2.0]
+    clip = {"clip_low": 0.2, "clip_high": 0.2}
+    as_gspo = of_tokens("gspo", p, q, advantages, sequences=[0, 1, 2], **clip)
+    assert as_gspo == tuple(map(pytest.approx, of_tokens("ppo", p, q, advantages, **clip)))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "value", "slope"),
+    [
+        ("k1", math.log(3), 1.0),
+        ("k2", math.log(3) ** 2 / 2, math.log(3)),
+        ("k3", 1 / 3 - 1 + math.log(3), 1 - 1 / 3),
+    ],
+)
+def test_a_kl_term_is_added_to_any_loss(estimator: str, value: float, slope: float) -> None:
+    for loss in ("importance_sampling", "ppo", "cispo", "dro", "gspo"):
+        plain = of_tokens(loss, [0.6], [0.6], [1.0])
+        held = of_tokens(loss, [0.6], [0.6], [1.0], reference=[0.2], kl_coef=0.5, kl_estimator=estimator)
+        assert held[0][0] - plain[0][0] == pytest.approx(0.5 * value)
+        assert held[1][0] - plain[1][0] == pytest.approx(0.5 * slope)
+
+
+@given(st.lists(st.floats(0.01, 0.99), min_size=2, max_size=6), st.lists(st.floats(0.01, 0.99), min_size=6, max_size=6))
+def test_k1_and_k3_estimate_the_kl_without_bias(ours: list[float], theirs: list[float]) -> None:
+    p = np.asarray(ours) / sum(ours)
+    q = np.asarray(theirs[: len(ours)]) / sum(theirs[: len(ours)])
+    expected = float((p * np.log(p / q)).sum())
+    for name in ("k1", "k3"):
+        estimate = kl_estimate(name, torch.tensor(np.log(p / q))).numpy()
+        assert float((p * estimate).sum()) == pytest.approx(expected, abs=1e-9)
+
+
+def test_truncated_weights_take_the_ratio_to_the_learners_own_past() -> None:
+    # Old 0.5 against the sampler's 0.25 and 0.05: weights 2 and, truncated, 3; new 0.6 against old 0.5: ratio 1.2.
+    losses, _ = of_tokens("ppo", [0.6, 0.6], [0.25, 0.05], [-1.0, -1.0], old=[0.5, 0.5], max_weight=3.0)
+    assert losses == pytest.approx([2 * 1.2, 3 * 1.2])
+
+
+def test_without_old_logprobs_the_ratio_to_the_past_is_one_and_its_gradient_stays() -> None:
+    losses, slopes = of_tokens("importance_sampling", [0.6], [0.1], [2.0], max_weight=3.0)
+    assert (losses, slopes) == (pytest.approx([-6.0]), pytest.approx([-6.0]))
+
+
+def test_tokens_and_sequences_are_masked_by_their_ratio() -> None:
+    p, q, advantages, sequences = [0.6, 0.6, 0.1, 0.4], [0.3, 0.6, 0.4, 0.4], [1.0] * 4, [0, 0, 1, 1]
+    losses, slopes = of_tokens(
+        "importance_sampling", p, q, advantages, sequences=sequences, mask_token_low=0.5, mask_token_high=1.9
+    )
+    assert losses == pytest.approx([0.0, -1.0, 0.0, -1.0]) and slopes == pytest.approx(losses)
+    # Mean ratios: sqrt(2) and 1/2.
+    losses, _ = of_tokens("importance_sampling", p, q, advantages, sequences=sequences, mask_sequence_low=0.6)
+    assert losses == pytest.approx([-2.0, -1.0, 0.0, 0.0])
+    losses, _ = of_tokens("importance_sampling", p, q, advantages, sequences=sequences, mask_sequence_high=1.0)
+    assert losses == pytest.approx([0.0, 0.0, -0.25, -1.0])
+
+
+def test_a_masked_token_of_infinite_ratio_leaves_finite_gradients() -> None:
+    losses, slopes = of_tokens("importance_sampling", [0.5, 0.5], [1e-320, 0.5], [1.0, 1.0], mask_token_high=10.0)
+    assert losses == pytest.approx([0.0, -1.0]) and slopes == pytest.approx([0.0, -1.0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "config", "why"),
+    [
+        ("ppo", {"clip": 0.2}, r"'ppo' takes no clip; it takes \['clip_low', 'clip_high', 'dual_clip'\].*kl_coef"),
+        ("cross_entropy", {"beta": 1}, "takes no beta; it takes nothing of its own"),
+        ("ppo", {"kl_coef": 1.0, "kl_estimator": "k4"}, "unknown KL estimator 'k4'"),
+        ("grpo", {}, "unknown loss 'grpo'"),
+    ],
+)
+def test_arguments_that_a_loss_does_not_take_are_named(loss: str, config: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        token_loss(loss, config)
+
+
+def test_a_dual_clip_that_would_clip_everything_is_refused() -> None:
+    with pytest.raises(ValueError, match="dual_clip is above 1"):
+        of_one_token("ppo", 0.5, 0.5, 1.0, dual_clip=0.5)
+
+
+def slope_of(value: torch.Tensor, leaf: torch.Tensor) -> list[float]:
+    leaf.grad = None
+    value.backward()
+    assert leaf.grad is not None
+    return leaf.grad.tolist()
+
+
+def test_dpo_at_equal_rewards_is_ln_2_and_pushes_apart() -> None:
+    chosen = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    loss = preference_loss("dpo", chosen, torch.zeros(2, dtype=torch.float64))
+    assert loss.item() == pytest.approx(math.log(2)) and slope_of(loss, chosen) == pytest.approx([-0.25, -0.25])
+
+
+def test_ipo_wants_a_margin_of_one_half_and_no_more() -> None:
+    chosen = torch.tensor([0.5, 0.75], dtype=torch.float64, requires_grad=True)
+    loss = preference_loss("ipo", chosen, torch.zeros(2, dtype=torch.float64))
+    assert loss.item() == pytest.approx(0.0625 / 2) and slope_of(loss, chosen) == pytest.approx([0.0, 0.25])
+
+
+def test_smoothed_labels_take_some_pairs_to_be_the_wrong_way_round() -> None:
+    a, b = torch.tensor([1.0]), torch.tensor([0.0])
+    smoothed = preference_loss("dpo", a, b, smoothing=0.2)
+    expected = 0.8 * preference_loss("dpo", a, b) + 0.2 * preference_loss("dpo", b, a)
+    assert smoothed.item() == pytest.approx(expected.item())
+    with pytest.raises(ValueError, match="unknown preference loss 'kto'"):
+        preference_loss("kto", a, b)
+
+
+def test_bradley_terry_knows_ties_and_margins() -> None:
+    first = torch.tensor([1.0, 1.0, 1.0], dtype=torch.float64, requires_grad=True)
+    second, labels = torch.zeros(3, dtype=torch.float64), torch.tensor([1.0, 0.0, 0.5], dtype=torch.float64)
+
+    def minus_log_sigmoid(x: float) -> float:
+        return math.log1p(math.exp(-x))
+
+    parts = [minus_log_sigmoid(1.0), minus_log_sigmoid(-1.0), (minus_log_sigmoid(1.0) + minus_log_sigmoid(-1.0)) / 2]
+    assert bradley_terry(first, second, labels).item() == pytest.approx(sum(parts) / 3)
+    parts[:2] = [minus_log_sigmoid(0.25), minus_log_sigmoid(-1.75)]
+    assert bradley_terry(first, second, labels, margin=0.75).item() == pytest.approx(sum(parts) / 3)
+
+
+def test_a_clipped_value_loss_is_the_larger_of_two() -> None:
+    values = torch.tensor([1.0, 1.0, 0.1], dtype=torch.float64, requires_grad=True)
+    returns, old = torch.tensor([2.0, 0.0, 1.0], dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    assert value_loss(values, returns).tolist() == pytest.approx([0.5, 0.5, 0.405])
+    clipped = value_loss(values, returns, old, clip=0.2)
+    assert clipped.tolist() == pytest.approx([0.5 * 1.8**2, 0.5, 0.405])
+    assert slope_of(clipped.sum(), values) == pytest.approx([0.0, 1.0, -0.9])
+    with pytest.raises(ValueError, match="needs the old values"):
+        value_loss(values, returns, clip=0.2)
 
 
 def test_shares_by_hand() -> None:

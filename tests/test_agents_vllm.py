@@ -118,7 +118,7 @@ def test_a_sampler_is_a_snapshot_and_knows_its_version(base: BaseModel) -> None:
     old = engine.sampler(policy)
     before = old.sample(PROMPTS, 1, params)
     stirred(policy, seed=7, size=0.2)
-    policy.version += 1
+    policy.optimizer.version += 1
     new = engine.sampler(policy)
     assert new.sample(PROMPTS, 1, params) != before == old.sample(PROMPTS, 1, params)
     assert (old.version, new.version) == (0, 1)

@@ -247,7 +247,7 @@ def memory(policy: LoraPolicy, request: Answer) -> Answer:
         gradients = sum(p.grad.nbytes for p in trained.parameters if p.grad is not None)
         trained.optim_step()
     weights = sum(p.nbytes for p in policy.parameters)
-    moments = sum(v.nbytes for state in policy._optimizer.state.values() for v in state.values())
+    moments = policy.optimizer.num_bytes
     base = sum(p.nbytes for p in policy.base.model.parameters())
     return {
         "seconds": 0.0,

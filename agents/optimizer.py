@@ -1,0 +1,161 @@
+"""AdamW over an adapter's tensors: one update at a time, with its state on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+POLICY_FILE = "policy.json"
+_STATE = ("exp_avg", "exp_avg_sq", "step")
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a gradient is NaN or infinite; the weights are as they were before."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdamParams:
+    """AdamW with decoupled weight decay (Loshchilov & Hutter 2019) for one `optim_step`."""
+
+    learning_rate: float = 1e-4
+    """Step size."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.95
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    grad_clip_norm: float = 0.0
+    """Scale the gradient down to this norm if it is larger; 0 leaves it."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "eps", "weight_decay", "grad_clip_norm"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is a finite number from 0 up, got {getattr(self, name)}")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(f"beta1 and beta2 are from 0 to below 1, got {self.beta1} and {self.beta2}")
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """An optimiser's state from disk: moments by tensor and part, and the number of updates."""
+
+    moments: dict[str, torch.Tensor]
+    version: int
+
+
+class Adam:
+    """The optimiser of some named tensors.
+
+    Args:
+        tensors: what is trained, by the names that the state has on disk.
+        owner: whose they are, for messages.
+
+    Attributes:
+        version: number of updates so far.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], owner: str) -> None:
+        self.tensors = dict(tensors)
+        self.owner = owner
+        self.version = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets moments and gradients."""
+        self._adamw = torch.optim.AdamW(list(self.tensors.values()), lr=0.0)
+        self.zero_grad()
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients gathered so far."""
+        self._adamw.zero_grad(set_to_none=True)
+
+    def step(self, params: AdamParams) -> dict[str, float]:
+        """One update with the gradients gathered so far, which are cleared.
+
+        Returns:
+            `grad_norm` (before clipping) and `learning_rate`.
+
+        Raises:
+            NonFiniteError: the gradient is NaN or infinite; nothing is changed but the gradients, which are cleared.
+            RuntimeError: there is no gradient.
+        """
+        gradients = [tensor.grad for tensor in self.tensors.values() if tensor.grad is not None]
+        if not gradients:
+            raise RuntimeError(f"{self.owner} has no gradient; call forward_backward before optim_step")
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            self.zero_grad()
+            raise NonFiniteError(
+                f"gradient norm of {self.owner} is {norm.item()} after {self.version} updates; the weights are "
+                "unchanged. Usual causes: a learning rate that is too high, importance ratios that exploded"
+            )
+        if params.grad_clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(self.tensors.values(), params.grad_clip_norm, norm)
+        for group in self._adamw.param_groups:
+            group.update(
+                lr=params.learning_rate,
+                betas=(params.beta1, params.beta2),
+                eps=params.eps,
+                weight_decay=params.weight_decay,
+            )
+        # Counted first: an interrupt in the middle of the update must not leave weights that pass for the old ones.
+        self.version += 1
+        self._adamw.step()
+        self.zero_grad()
+        return {"grad_norm": norm.item(), "learning_rate": params.learning_rate}
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the moments."""
+        return sum(int(value.nbytes) for state in self._adamw.state.values() for value in state.values())
+
+    def save(self, folder: Path) -> None:
+        """Writes moments and update count."""
+        moments = {
+            f"{name}.{part}": state[part]
+            for name, tensor in self.tensors.items()
+            if (state := self._adamw.state.get(tensor))
+            for part in _STATE
+        }
+        save_file(moments, folder / OPTIMIZER_FILE)
+        (folder / POLICY_FILE).write_text(json.dumps({"version": self.version}) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def read(folder: Path) -> SavedState:
+        """Reads what `save` wrote.
+
+        Raises:
+            FileNotFoundError, ValueError: a file is missing or damaged.
+        """
+        for needed in (OPTIMIZER_FILE, POLICY_FILE):
+            if not (folder / needed).is_file():
+                raise FileNotFoundError(
+                    f"{folder} has no {needed}; to take its adapter without the optimiser: with_optimizer=False"
+                )
+        try:
+            version = int(json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))["version"])
+            return SavedState(load_file(folder / OPTIMIZER_FILE), version)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder} is damaged ({error}); use another checkpoint") from error
+
+    def restore(self, saved: SavedState) -> None:
+        """Takes back what `read` found, for the tensors that it has moments of."""
+        for name, tensor in self.tensors.items():
+            parts = {part: saved.moments.get(f"{name}.{part}") for part in _STATE}
+            if all(value is not None for value in parts.values()):
+                self._adamw.state[tensor] = {
+                    part: value if part == "step" else value.to(tensor.device)  # type: ignore[union-attr]
+                    for part, value in parts.items()
+                }
+        self.version = saved.version
