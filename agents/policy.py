@@ -224,6 +224,20 @@ class LoraPolicy:
 
         return TorchSampler(self.base, self.adapter.frozen(self.base.dtype), version=self.version, **options)
 
+    def copy_weights(self, other: LoraPolicy) -> None:
+        """Takes over the weights of a policy of the same shape as they are now; moments and gradients are forgotten.
+
+        Raises:
+            ValueError: the other has other layers or another rank.
+        """
+        mine, theirs = self.adapter.tensors(), other.adapter.tensors()
+        if {name: t.shape for name, t in mine.items()} != {name: t.shape for name, t in theirs.items()}:
+            raise ValueError(f"{other.name!r} has other adapted layers or another rank than {self.name!r}")
+        with torch.no_grad():
+            for name, tensor in mine.items():
+                tensor.copy_(theirs[name])
+        self.optimizer.restart()
+
     def save_adapter(self, folder: str | Path) -> None:
         """Writes a standard PEFT folder, for `peft.PeftModel.from_pretrained` and everything that reads it."""
         self.base.write_adapter(self.adapter, self.config, folder)

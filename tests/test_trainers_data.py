@@ -46,7 +46,7 @@ def test_advantages_of_a_group_sum_to_zero(rewards: list[float]) -> None:
 
 def test_advantages_are_divided_by_the_deviation_only_if_asked_for() -> None:
     assert group_advantages([1, 0, 0, 1]) == [0.5, -0.5, -0.5, 0.5]
-    assert group_advantages([1, 0, 0, 1], by_deviation=True) == pytest.approx([1, -1, -1, 1], abs=1e-5)
+    assert group_advantages([1, 0, 0, 1], "deviation") == pytest.approx([1, -1, -1, 1], abs=1e-5)
 
 
 def test_groups_without_a_difference_are_dropped_and_counted() -> None:

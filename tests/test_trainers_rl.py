@@ -13,8 +13,7 @@ import worlds  # noqa: F401
 from loragym.agents import LoraPolicy, NonFiniteError
 from loragym.agents.base_model import BaseModel
 from loragym.agents.testing import save_tiny_model
-from loragym.trainers import RLConfig, RunError, rl
-from loragym.trainers import data as trainer_data
+from loragym.trainers import RLConfig, RunError, lessons, rl
 from loragym.trainers.evaluation import check_env_id, held_out_tasks, takes_split
 from loragym.trainers.rollouts import EnvPool
 from loragym.trainers.run_directory import read_metrics
@@ -133,14 +132,14 @@ def test_an_advantage_that_is_no_number_stops_the_run_where_it_can_be_resumed(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small(model, tmp_path, save_every=100)
-    whole = trainer_data.group_advantages
+    whole = lessons.group_advantages
     calls = []
 
-    def poisoned(rewards: Any, **options: Any) -> list[float]:
+    def poisoned(rewards: Any, *options: Any) -> list[float]:
         calls.append(rewards)
-        return [float("nan")] * len(rewards) if len(calls) > 8 else whole(rewards, **options)
+        return [float("nan")] * len(rewards) if len(calls) > 8 else whole(rewards, *options)
 
-    monkeypatch.setattr(trainer_data, "group_advantages", poisoned)
+    monkeypatch.setattr(lessons, "group_advantages", poisoned)
     with pytest.raises(NonFiniteError) as caught:
         rl.train(config)
     assert "the run is saved at step 2 of 4" in caught.value.__notes__[0]
@@ -236,7 +235,7 @@ def test_a_task_that_cannot_be_used_is_refused_before_a_model_loads(
         ("loss", "nope", r"loss is one of \[.*'importance_sampling', 'ppo'.*\], got 'nope'"),
         ("loss", "cross_entropy", "loss is one of"),
         ("normalization", "mean", "normalization is one of"),
-        ("schedule", "cosine", r"schedule is one of \['constant', 'linear'\], got 'cosine'"),
+        ("schedule", "step", r"schedule is one of \['constant', 'cosine', 'linear'\], got 'step'"),
         ("steps", 0, "steps is at least 1, got 0"),
         ("num_substeps", 0, "num-substeps is at least 1"),
         ("save_every", 0, "save-every is at least 1"),

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..agents import AdamParams, BaseModel, LoraConfig, LoraPolicy
 
-SCHEDULES = {
+SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
     "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
 }
 """Factor of the learning rate by the share of the run that is done."""
+
+
+def scheduled(name: str, step: int, total: int, warmup: int = 0) -> float:
+    """The learning rate's factor at a step: a linear rise over the first `warmup` steps, then the named schedule."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return SCHEDULES[name]((step - warmup) / max(1, total - warmup))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +81,12 @@ def at_least(config: object, name: str, least: float) -> None:
     """Raises ValueError if the field is below `least`."""
     if getattr(config, name) < least:
         raise ValueError(f"{name.replace('_', '-')} is at least {least}, got {getattr(config, name)}")
+
+
+def at_most(config: object, name: str, most: float) -> None:
+    """Raises ValueError if the field is above `most`."""
+    if getattr(config, name) > most:
+        raise ValueError(f"{name.replace('_', '-')} is at most {most}, got {getattr(config, name)}")
 
 
 def one_of(config: object, name: str, choices: object) -> None:

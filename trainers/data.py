@@ -8,24 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..agents import Datum
+from .advantages import group_advantages, is_constant
 from .rollouts import Episode, EpisodeGroup, Turn
-
-
-def group_advantages(rewards: Sequence[float], *, by_deviation: bool = False) -> list[float]:
-    """Each reward less the group's mean (GRPO, Shao et al. 2024); over the deviation only if asked for.
-
-    The division favours problems that are nearly always or nearly never solved (Liu et al. 2025).
-    """
-    values = np.asarray(rewards, dtype=float)
-    advantages = values - values.mean()
-    if by_deviation:
-        advantages /= values.std() + 1e-6
-    return [float(a) for a in advantages]
-
-
-def is_constant(rewards: Sequence[float]) -> bool:
-    """Whether all rewards are equal: then no member is better than another, and nothing is learnt."""
-    return max(rewards) - min(rewards) < 1e-9
 
 
 def episode_datums(episode: Episode, advantage: float) -> list[Datum]:
@@ -62,9 +46,7 @@ def _datum(turns: Sequence[Turn], advantage: float) -> Datum:
     )
 
 
-def training_data(
-    groups: Sequence[EpisodeGroup], *, by_deviation: bool = False
-) -> tuple[list[Datum], dict[str, float]]:
+def training_data(groups: Sequence[EpisodeGroup], baseline: str = "mean") -> tuple[list[Datum], dict[str, float]]:
     """Datums of all groups whose rewards differ; constant groups are dropped and counted."""
     datums: list[Datum] = []
     dropped = 0
@@ -72,9 +54,7 @@ def training_data(
         if is_constant(group.rewards):
             dropped += 1
             continue
-        for episode, advantage in zip(
-            group.episodes, group_advantages(group.rewards, by_deviation=by_deviation), strict=True
-        ):
+        for episode, advantage in zip(group.episodes, group_advantages(group.rewards, baseline), strict=True):
             datums += episode_datums(episode, advantage)
     return datums, {"groups/dropped": float(dropped)}
 

@@ -11,11 +11,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from ..agents import LoraPolicy
 from .config import RunConfig
 from .display import Column, StepTable
+from .learners import Learner
 from .run_directory import RunDirectory, read_metrics
 
 
@@ -34,8 +34,65 @@ class StepResult:
 Step = Callable[[int, StepTable], StepResult]
 
 
+class Trainer(Protocol):
+    """One run's learner and the steps that improve it."""
+
+    @property
+    def learner(self) -> Learner: ...
+
+    @property
+    def total_steps(self) -> int: ...
+
+    def step(self, number: int, table: StepTable) -> StepResult: ...
+
+    def evaluate(self) -> dict[str, float]:
+        """Held-out figures of the learner as it is now."""
+        ...
+
+    def summarize(self, rows: Sequence[dict[str, Any]], final: dict[str, float]) -> dict[str, Any]:
+        """A finished run in figures, from the logged rows, the last of which holds the final evaluation."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def conduct(config: RunConfig, make: Callable[[], Trainer], columns: Sequence[Column]) -> dict[str, Any]:
+    """Runs or resumes a run to its end; returns its summary.
+
+    Args:
+        config: the run's.
+        make: loads the model and what else the steps need; not called if the run is finished already.
+        columns: what the user sees of each step.
+
+    Raises:
+        RunError: the run directory cannot be used.
+        Interrupted: stopped by Ctrl-C, after saving.
+    """
+    with RunDirectory(config.run_dir, config, fresh=config.fresh) as run:
+        if (summary := run.summary) is not None:
+            return summary
+        trainer = make()
+        try:
+            run_steps(run, config, trainer.learner, trainer.step, trainer.total_steps, columns)
+            final = trainer.evaluate()
+        finally:
+            trainer.close()
+        elapsed = read_metrics(run.path)[-1]["time/elapsed"]
+        run.log(trainer.total_steps, {**final, "time/elapsed": elapsed})
+        summary = trainer.summarize(read_metrics(run.path), final)
+        run.finish({**summary, "minutes": elapsed / 60, "peak_memory_mib": peak_memory_mib()})
+        assert run.summary is not None
+        return run.summary
+
+
+def held_out_figures(rows: Sequence[dict[str, Any]], step: int) -> dict[str, float]:
+    """The evaluation that was logged in a step's row."""
+    row = next(row for row in rows if row["step"] == step)
+    return {name: value for name, value in row.items() if name.startswith("test/")}
+
+
 def run_steps(
-    run: RunDirectory, config: RunConfig, policy: LoraPolicy, step: Step, total: int, columns: Sequence[Column]
+    run: RunDirectory, config: RunConfig, learner: Learner, step: Step, total: int, columns: Sequence[Column]
 ) -> None:
     """Takes the steps that are left of `total`, then saves.
 
@@ -47,17 +104,17 @@ def run_steps(
     start = 0
     if newest is not None:
         start, folder = newest
-        policy.load_state(folder)
+        learner.load_state(folder)
     run.start(start)
     rows = read_metrics(run.path)
     before = rows[-1]["time/elapsed"] if rows else 0.0
     began = time.monotonic()
     saved = done = start
-    version = policy.version
+    version = learner.version
 
     def save(at: int) -> None:
         nonlocal saved
-        run.checkpoints.save(at, policy.save_state, {"version": policy.version})
+        run.checkpoints.save(at, learner.save_state, {"version": learner.version})
         saved = at
 
     with StepTable(columns, total, start) as table:
@@ -71,14 +128,14 @@ def run_steps(
                 times = {"time/step": now - step_began, "time/elapsed": before + now - began}
                 run.log(number, {**result.metrics, **times})
                 run.log_transcripts(number, result.transcripts)
-                done, version = number + 1, policy.version
+                done, version = number + 1, learner.version
                 table.row(number, {**result.metrics, **times})
                 if done % config.save_every == 0 or done == total:
                     save(done)
         except BaseException as error:
             # Weights in the middle of a step are those of no step; then the last checkpoint has to do.
-            if policy.version == version and done > saved:
-                policy.zero_grad()
+            if learner.version == version and done > saved:
+                learner.zero_grad()
                 save(done)
             where = f"the run is saved at step {saved} of {total} in {run.path}; run the same command again to go on"
             if isinstance(error, KeyboardInterrupt):

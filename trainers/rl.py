@@ -1,32 +1,37 @@
-"""Reinforcement learning from groups of episodes: sample, compare within the group, update (GRPO and its kin).
+"""Reinforcement learning from episodes: sample, find out what was better than expected, update.
 
-A run may begin with a short supervised warm-up on the environment's own reference answers. Each step's problems and
-samples follow from the seed and the step's number.
+What is expected comes from the other episodes of a group (GRPO and its kin) or from a critic (PPO). A run may begin
+with a short supervised warm-up on the environment's own reference answers. Each step's problems and samples follow from
+the seed and the step's number.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
 from ..agents import LOSSES, Datum, LoraPolicy, SamplingParams
 from ..agents.engines import ENGINES
-from ..agents.losses import NORMALIZATIONS
+from ..agents.lora import read_peft_config
+from ..agents.losses import KL_ESTIMATORS, NORMALIZATIONS, token_loss
 from ..renderers import get_renderer
-from .config import SCHEDULES, RunConfig, at_least, one_of
+from .advantages import BASELINES
+from .config import SCHEDULES, RunConfig, at_least, at_most, one_of
 from .conversations import environment_conversations, reference_conversation
-from .data import agreement_metrics, episode_metrics, training_data
+from .data import agreement_metrics, episode_metrics
 from .display import Column, StepTable
 from .evaluation import check_env_id, evaluate, held_out_tasks
 from .json_argument import JSON_OBJECT
-from .loop import StepResult, peak_memory_mib, run_steps
+from .learners import Learners
+from .lessons import Teacher
+from .loop import StepResult, conduct, held_out_figures
 from .rollouts import EnvPool, EpisodeGroup, Task, collect, sampling_seed
-from .run_directory import RunDirectory, read_metrics, transcript_rows
+from .run_directory import transcript_rows
 
 COLUMNS = (
     Column("reward", "reward", ".3f"),
@@ -65,15 +70,35 @@ class RLConfig(RunConfig):
     schedule: str = "constant"
     """Learning rate over the run: constant or linear (to 0)."""
     loss: str = "importance_sampling"
-    """Loss: importance_sampling, ppo, or one that you registered."""
+    """Loss: importance_sampling, ppo, cispo, gspo, dro, or one that you registered."""
     loss_config: Annotated[dict[str, Any], JSON_OBJECT] = field(default_factory=dict)
-    """Arguments of the loss, as JSON, such as {"clip_high": 0.28} for ppo."""
+    """Arguments of the loss and off-policy guards, as JSON: {"clip_high": 0.28} for ppo, {"max_weight": 2} for any."""
     normalization: str = "token"
     """How token losses add up: token (mean over tokens), sequence (mean of means) or sum."""
     num_substeps: int = 1
-    """Updates per step, each on its share of the groups; more than 1 wants the ppo loss."""
-    divide_by_deviation: bool = False
-    """Divide advantages by the group's standard deviation."""
+    """Updates per pass over a step's episodes, each on its share of the groups; more than 1 wants the ppo loss."""
+    num_passes: int = 1
+    """Passes over a step's episodes; more than 1 wants the ppo loss."""
+    advantages: str = "mean"
+    """What an episode is better than: mean, deviation or leave_one_out (of its group), or gae (a critic's values)."""
+    discount: float = 1.0
+    """Discount per token of later rewards; gae only."""
+    gae_decay: float = 1.0
+    """GAE's lambda: 1 trusts rewards alone, 0 the critic alone."""
+    critic_learning_rate: float = 3e-4
+    """Learning rate of the critic; gae only."""
+    value_clip: float = 0.2
+    """How far an update may move a value before it is held back; 0 for no limit; gae only."""
+    kl_coef: float = 0.0
+    """Factor of a KL penalty against a reference; 0 for none."""
+    kl_reference: str = "base"
+    """What to stay near: base, start (the policy when reinforcement learning begins), or an adapter's folder."""
+    kl_as: str = "advantage"
+    """Charge the penalty as an edit of the advantages, or add it as a term of the loss."""
+    kl_estimator: str = "k1"
+    """Estimator of the KL: k1, k2 or k3; as a term of the loss k2 has the right gradient."""
+    kl_target: float = 0.0
+    """KL per token to hold by changing the factor as the run goes on; 0 leaves the factor alone."""
     warmup_steps: int = 0
     """Supervised steps on reference answers before reinforcement learning."""
     warmup_batch: int = 32
@@ -95,11 +120,18 @@ class RLConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "problems_per_step", "max_tokens", "num_substeps", "max_concurrent"):
+        for name in ("steps", "problems_per_step", "max_tokens", "num_substeps", "num_passes", "max_concurrent"):
             at_least(self, name, 1)
         for name in ("warmup_steps", "eval_every", "transcripts_per_step", "learning_rate", "eval_problems"):
             at_least(self, name, 0)
-        at_least(self, "group_size", 2)
+        for name in ("kl_coef", "kl_target", "value_clip", "discount", "gae_decay", "critic_learning_rate"):
+            at_least(self, name, 0)
+        for name in ("discount", "gae_decay"):
+            at_most(self, name, 1)
+        one_of(self, "advantages", [*BASELINES, "gae"])
+        at_least(self, "group_size", 1 if self.advantages == "gae" else 2)
+        one_of(self, "kl_as", ("advantage", "loss"))
+        one_of(self, "kl_estimator", KL_ESTIMATORS)
         if self.num_substeps > self.problems_per_step:
             raise ValueError(
                 f"num-substeps is at most problems-per-step ({self.problems_per_step}): each update needs a problem of "
@@ -107,6 +139,11 @@ class RLConfig(RunConfig):
             )
         one_of(self, "schedule", SCHEDULES)
         one_of(self, "loss", LOSSES.keys() - {"cross_entropy"})
+        token_loss(self.loss, self.loss_config)
+        if "kl_coef" in self.loss_config:
+            raise ValueError("loss-config: the KL penalty has fields of its own, kl-coef and kl-as loss")
+        if self.kl_coef and self.kl_reference not in ("base", "start"):
+            read_peft_config(Path(self.kl_reference))
         one_of(self, "normalization", NORMALIZATIONS)
         if not self.temperature > 0:
             raise ValueError(f"temperature is above 0, or all episodes of a group are the same; got {self.temperature}")
@@ -128,18 +165,7 @@ def train(config: RLConfig) -> dict[str, Any]:
     held_out_tasks(config.env, config.env_kwargs, config.eval_problems)
     if config.warmup_steps:
         environment_conversations(config.env, config.env_kwargs, 1, config.seed)
-    with RunDirectory(config.run_dir, config, fresh=config.fresh) as run:
-        if (summary := run.summary) is not None:
-            return summary
-        total = config.warmup_steps + config.steps
-        with closing(RLTrainer(config, config.load_policy())) as trainer:
-            run_steps(run, config, trainer.policy, trainer.step, total, COLUMNS)
-            final = trainer.evaluate()
-        rows = read_metrics(run.path)
-        run.log(total, {**final, "time/elapsed": rows[-1]["time/elapsed"]})
-        summary = summarize([*rows, {"step": total, **final}], config)
-        run.finish(summary)
-        return summary
+    return conduct(config, lambda: RLTrainer(config, config.load_policy()), COLUMNS)
 
 
 class RLTrainer:
@@ -154,6 +180,12 @@ class RLTrainer:
             policy.base, policy.config, config.max_concurrent, config.engine_options
         )
         self.held_out = held_out_tasks(config.env, config.env_kwargs, config.eval_problems)
+        self.teacher = Teacher(config, policy)
+        self.learner = Learners(policy, self.teacher.learners, self.teacher.values)
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.warmup_steps + self.config.steps
 
     def close(self) -> None:
         """Releases environments and engine."""
@@ -184,6 +216,22 @@ class RLTrainer:
             )
             metrics |= {f"test/{name}/{key}": value for key, value in figures.items()}
         return metrics
+
+    def summarize(self, rows: Sequence[dict[str, Any]], final: dict[str, float]) -> dict[str, Any]:
+        """Held-out results before, after the warm-up and at the end, rewards and speed."""
+        warmup = self.config.warmup_steps
+        learning = [row for row in rows if row["step"] >= warmup and "reward" in row]
+        sampled = sum(row["sampled_tokens"] for row in learning)
+        trained = sum(row.get("trained_tokens") or 0 for row in learning)
+        return {
+            "before": held_out_figures(rows, 0),
+            "after_warmup": held_out_figures(rows, warmup) if warmup else {},
+            "after": final,
+            "first_reward": learning[0]["reward"],
+            "last_reward": float(np.mean([row["reward"] for row in learning[-5:]])),
+            "sampled_tokens_per_second": sampled / sum(row["time/sample"] for row in learning),
+            "trained_tokens_per_second": trained / sum(row["time/update"] for row in learning),
+        }
 
     def _evaluation_due(self, number: int, table: StepTable) -> dict[str, float]:
         """Figures before step `number`, at the ends of the warm-up and every `eval_every` steps between."""
@@ -224,30 +272,35 @@ class RLTrainer:
         return StepResult(metrics, rows)
 
     def _update(self, groups: Sequence[EpisodeGroup], number: int) -> dict[str, float]:
-        """One update for each share of the groups; a share without a mixed group is skipped and counted."""
+        """The step's updates, each on a share of the groups; one without anything to learn is skipped and counted."""
         config = self.config
         progress = (number - config.warmup_steps) / config.steps
-        adam = config.adam(config.learning_rate * SCHEDULES[config.schedule](progress))
-        metrics: dict[str, float] = {"updates_skipped": 0.0, "groups/dropped": 0.0}
-        data: list[Datum] = []
-        logprobs: list[np.ndarray] = []
-        for share in np.array_split(np.arange(len(groups)), config.num_substeps):
-            datums, dropped = training_data([groups[i] for i in share], by_deviation=config.divide_by_deviation)
-            metrics["groups/dropped"] += dropped["groups/dropped"]
-            if not datums:
-                metrics["updates_skipped"] += 1
-                continue
-            out = self.policy.forward_backward(
-                datums,
-                config.loss,
-                config.loss_config,
-                normalization=config.normalization,  # type: ignore[arg-type]
-                temperature=config.temperature,
-            )
-            metrics |= out.metrics | self.policy.optim_step(adam) | {"loss": out.loss}
-            data += datums
-            logprobs += out.logprobs
-        return metrics | (agreement_metrics(data, logprobs) if data else {})
+        factor = SCHEDULES[config.schedule](progress)
+        if number == config.warmup_steps:
+            self.teacher.learning_begins()
+        lessons, metrics = self.teacher.lessons(groups)
+        metrics["updates_skipped"] = 0.0
+        first: tuple[list[Datum], list[np.ndarray]] = ([], [])
+        for pass_number in range(config.num_passes):
+            for share in np.array_split(np.arange(len(lessons)), config.num_substeps):
+                data = [datum for i in share for datum in lessons[i].data]
+                if not data:
+                    metrics["updates_skipped"] += 1
+                    continue
+                out = self.policy.forward_backward(
+                    data,
+                    config.loss,
+                    self.teacher.loss_config,
+                    normalization=config.normalization,  # type: ignore[arg-type]
+                    temperature=config.temperature,
+                )
+                updated = self.policy.optim_step(config.adam(config.learning_rate * factor))
+                metrics |= out.metrics | updated | {"loss": out.loss}
+                metrics |= self.teacher.update_critic([lessons[i] for i in share], factor)
+                if pass_number == 0:
+                    first[0].extend(data)
+                    first[1].extend(out.logprobs)
+        return metrics | (agreement_metrics(*first) if first[0] else {})
 
     def _tasks(self, number: int, count: int) -> list[Task]:
         seeds = [sampling_seed(self.config.seed, number, i) % 2**31 for i in range(count)]
@@ -268,27 +321,3 @@ def evaluation_line(metrics: dict[str, float]) -> str:
         label = "greedy" if name == "greedy" else "at temperature 1"
         parts.append(f"{key.split('/')[-1]} {metrics[key]:.3f} {label}")
     return ", ".join(parts)
-
-
-def summarize(rows: Sequence[dict[str, Any]], config: RLConfig) -> dict[str, Any]:
-    """A finished run in figures: held-out results before, after the warm-up and at the end, time, speed and memory."""
-    warmup = config.warmup_steps
-    by_step = {row["step"]: row for row in rows}
-
-    def held_out(step: int) -> dict[str, float]:
-        return {name: value for name, value in by_step[step].items() if name.startswith("test/")}
-
-    learning = [row for row in rows if row["step"] >= warmup and "reward" in row]
-    sampled = sum(row["sampled_tokens"] for row in learning)
-    trained = sum(row.get("trained_tokens") or 0 for row in learning)
-    return {
-        "before": held_out(0),
-        "after_warmup": held_out(warmup) if warmup else {},
-        "after": held_out(rows[-1]["step"]),
-        "first_reward": learning[0]["reward"],
-        "last_reward": float(np.mean([row["reward"] for row in learning[-5:]])),
-        "minutes": rows[-2]["time/elapsed"] / 60,
-        "sampled_tokens_per_second": sampled / sum(row["time/sample"] for row in learning),
-        "trained_tokens_per_second": trained / sum(row["time/update"] for row in learning),
-        "peak_memory_mib": peak_memory_mib(),
-    }

@@ -17,8 +17,7 @@ from .conversations import Conversation, environment_conversations, epoch_order,
 from .display import Column, StepTable
 from .evaluation import check_env_id, takes_split
 from .json_argument import JSON_OBJECT
-from .loop import StepResult, peak_memory_mib, run_steps
-from .run_directory import RunDirectory, read_metrics
+from .loop import StepResult, conduct, held_out_figures
 
 COLUMNS = (
     Column("nll", "train/nll", ".4f"),
@@ -85,27 +84,7 @@ def train(config: SupervisedConfig) -> dict[str, Any]:
         Interrupted: stopped by Ctrl-C, after saving.
     """
     training, held_out = load_conversations(config)
-    with RunDirectory(config.run_dir, config, fresh=config.fresh) as run:
-        if (summary := run.summary) is not None:
-            return summary
-        trainer = SupervisedTrainer(config, config.load_policy(), training, held_out)
-        run_steps(run, config, trainer.policy, trainer.step, trainer.total_steps, COLUMNS)
-        rows = read_metrics(run.path)
-        final = trainer.evaluate()
-        run.log(trainer.total_steps, {**final, "time/elapsed": rows[-1]["time/elapsed"]})
-        summary = {
-            "before": {name: rows[0][name] for name in rows[0] if name.startswith("test/")},
-            "after": final,
-            "first_nll": rows[0]["train/nll"],
-            "last_nll": rows[-1]["train/nll"],
-            "conversations": len(training),
-            "cut_conversations": trainer.num_cut,
-            "minutes": rows[-1]["time/elapsed"] / 60,
-            "trained_tokens_per_second": float(np.mean([row["tokens_per_second"] for row in rows])),
-            "peak_memory_mib": peak_memory_mib(),
-        }
-        run.finish(summary)
-        return summary
+    return conduct(config, lambda: SupervisedTrainer(config, config.load_policy(), training, held_out), COLUMNS)
 
 
 def load_conversations(config: SupervisedConfig) -> tuple[list[Conversation], list[Conversation]]:
@@ -137,7 +116,7 @@ class SupervisedTrainer:
         held_out: Sequence[Conversation],
     ) -> None:
         self.config = config
-        self.policy = policy
+        self.policy = self.learner = policy
         self.renderer = get_renderer(policy.base.tokenizer, config.renderer)
         self.num_cut = 0
         self.training = self._datums(training)
@@ -173,6 +152,22 @@ class SupervisedTrainer:
         if not self.held_out:
             return {}
         return {"test/nll": mean_nll(self.held_out, self.policy.forward(self.held_out).logprobs)}
+
+    def summarize(self, rows: Sequence[dict[str, Any]], final: dict[str, float]) -> dict[str, Any]:
+        """Held-out figures before and after, the training data, and the speed."""
+        steps = rows[:-1]
+        return {
+            "before": held_out_figures(rows, 0),
+            "after": final,
+            "first_nll": steps[0]["train/nll"],
+            "last_nll": steps[-1]["train/nll"],
+            "conversations": len(self.training),
+            "cut_conversations": self.num_cut,
+            "trained_tokens_per_second": float(np.mean([row["tokens_per_second"] for row in steps])),
+        }
+
+    def close(self) -> None:
+        """Nothing to release."""
 
     def _datums(self, conversations: Sequence[Conversation]) -> list[Datum]:
         datums = []
