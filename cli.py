@@ -184,23 +184,19 @@ def find_policy(name: str) -> tuple[str, Path | None, dict[str, Any]]:
     Raises:
         FileNotFoundError: the run has no checkpoint yet.
     """
-    folder = Path(name)
-    # The flat loops leave one adapter, under these names, and no config.
-    for adapter in (folder, folder / "checkpoint", folder / "adapter"):
-        if (adapter / "adapter_config.json").is_file():
-            saved = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-            return saved["base_model_name_or_path"], adapter, {}
-    if (folder / "checkpoints").is_dir() or (folder / "metrics.jsonl").is_file():
-        from .trainers.checkpoints import CheckpointStore
+    from .trainers.checkpoints import ADAPTER_FILE, find_adapter
 
-        newest = CheckpointStore(folder / "checkpoints").latest()
-        if newest is None:
-            raise FileNotFoundError(
-                f"the run {folder} has no checkpoint yet; wait for its first save or choose another"
-            )
+    folder = Path(name)
+    if not any((folder / part).exists() for part in ("metrics.jsonl", "checkpoints", ADAPTER_FILE)) and not any(
+        (folder / part / ADAPTER_FILE).is_file() for part in ("checkpoint", "adapter")
+    ):
+        return name, None, {}
+    adapter = find_adapter(folder)
+    if (folder / "config.json").is_file() and (folder / "checkpoints").is_dir():
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return config["model"], newest[1], config
-    return name, None, {}
+        return config["model"], adapter, config
+    saved = json.loads((adapter / ADAPTER_FILE).read_text(encoding="utf-8"))
+    return saved["base_model_name_or_path"], adapter, {}
 
 
 def training_prefix(config: dict[str, Any]) -> list[Message]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -147,6 +147,15 @@ class BaseModel:
         """
         config = config or LoraConfig()
         return self._add(name, config, target_modules(self.model, config))
+
+    def add_like(self, name: str, other: LoraPolicy) -> LoraPolicy:
+        """A new adapter of another's configuration on the same layers.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        layers = {layer: self.model.get_submodule(layer) for layer in other.adapter.pairs}
+        return self._add(name, other.config, cast(dict[str, nn.Linear], layers))
 
     def add_scorer(self, name: str, config: LoraConfig | None = None) -> LoraScorer:
         """A new adapter with a head that gives a number: a reward model, or a critic.

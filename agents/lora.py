@@ -77,6 +77,19 @@ class Adapter:
             named[f"{PEFT_PREFIX}{module}.lora_B.weight"] = b
         return named
 
+    @torch.no_grad()
+    def copy_from(self, other: Adapter) -> None:
+        """Takes over another's tensors.
+
+        Raises:
+            ValueError: it has other layers or another rank.
+        """
+        mine, theirs = self.tensors(), other.tensors()
+        if {name: t.shape for name, t in mine.items()} != {name: t.shape for name, t in theirs.items()}:
+            raise ValueError("the two adapters have other layers or another rank; make both with the same LoraConfig")
+        for name, tensor in mine.items():
+            tensor.copy_(theirs[name])
+
     def frozen(self, dtype: torch.dtype) -> Adapter:
         """A copy that no later update can change, with the scale folded into B."""
         pairs = {

@@ -92,6 +92,7 @@ class LoraPolicy:
         *,
         normalization: Normalization = "sum",
         temperature: float = 1.0,
+        scale: float = 1.0,
         with_logits: bool = False,
     ) -> TrainOutput:
         """Adds the gradient of a loss over `data` to the gradients already there.
@@ -102,6 +103,7 @@ class LoraPolicy:
             loss_config: further arguments of a registered loss, and fields of `losses.Guards`.
             normalization: how tokens are added up (`losses.token_shares`); a custom loss does its own.
             temperature: of the distribution that is scored: the one that the sampler drew from.
+            scale: factor of a registered loss: this call's share of a batch that is learnt in several calls.
             with_logits: give a custom loss the logits too, divided by the temperature, in float32 at least; they take
                 4 bytes for each trained position and entry of the vocabulary.
 
@@ -119,7 +121,7 @@ class LoraPolicy:
         for pack in batch.packs:
             p_X = self._logprobs(batch, pack, temperature)
             inputs, share_X = batch.inputs(pack, shares, p_X)
-            value = (per_token(p_X, inputs) * share_X).sum()
+            value = (per_token(p_X, inputs) * share_X).sum() * scale
             check_finite(value, loss)
             value.backward()
             total += value.item()
@@ -135,6 +137,7 @@ class LoraPolicy:
         direction: Direction = "reverse",
         normalization: Normalization = "token",
         temperature: float = 1.0,
+        scale: float = 1.0,
     ) -> TrainOutput:
         """Adds the gradient of the KL divergence from a teacher over the whole vocabulary at the trained positions.
 
@@ -146,6 +149,7 @@ class LoraPolicy:
             direction: `reverse` is KL(student, teacher), which seeks a mode; `forward` KL(teacher, student).
             normalization: see `forward_backward`.
             temperature: of both distributions.
+            scale: see `forward_backward`.
 
         Raises:
             ValueError: nothing is trained, the data do not fit together, or the teacher is on another base.
@@ -172,7 +176,7 @@ class LoraPolicy:
                 ]
             )
             share_X = torch.cat([kl_X.new_full((len(batch.trained[m]),), shares[m]) for m in pack.members])
-            value = (kl_X * share_X).sum()
+            value = (kl_X * share_X).sum() * scale
             check_finite(value, "KL")
             value.backward()
             total += value.item()
@@ -230,13 +234,18 @@ class LoraPolicy:
         Raises:
             ValueError: the other has other layers or another rank.
         """
-        mine, theirs = self.adapter.tensors(), other.adapter.tensors()
-        if {name: t.shape for name, t in mine.items()} != {name: t.shape for name, t in theirs.items()}:
-            raise ValueError(f"{other.name!r} has other adapted layers or another rank than {self.name!r}")
-        with torch.no_grad():
-            for name, tensor in mine.items():
-                tensor.copy_(theirs[name])
+        self.adapter.copy_from(other.adapter)
         self.optimizer.restart()
+
+    def twin(self, name: str) -> LoraPolicy:
+        """Another policy on the same base with this one's layers and weights as they are now, without moments.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        twin = self.base.add_like(name, self)
+        twin.copy_weights(self)
+        return twin
 
     def save_adapter(self, folder: str | Path) -> None:
         """Writes a standard PEFT folder, for `peft.PeftModel.from_pretrained` and everything that reads it."""

@@ -25,6 +25,7 @@ from .policy import backward_over_packs
 
 if TYPE_CHECKING:
     from .base_model import BaseModel
+    from .policy import LoraPolicy
 
 ScoreLoss = Callable[[list[torch.Tensor], Sequence[Datum]], tuple[torch.Tensor, Mapping[str, float]]]
 """Each datum's scores at its trained positions, and the datums, to (scalar, metrics)."""
@@ -97,6 +98,15 @@ class LoraScorer:
     def zero_grad(self) -> None:
         """Forgets the gradients gathered so far."""
         self.optimizer.zero_grad()
+
+    def copy_adapter(self, policy: LoraPolicy) -> None:
+        """Takes over a policy's adapter; the head stays, moments are forgotten.
+
+        Raises:
+            ValueError: the policy has other layers or another rank.
+        """
+        self.adapter.copy_from(policy.adapter)
+        self.optimizer.restart()
 
     def save_adapter(self, folder: str | Path) -> None:
         """Writes a PEFT folder of a sequence classifier with one label."""

@@ -16,6 +16,7 @@ from typing import Any
 import tyro
 from loragym.trainers import RLConfig, rl
 from loragym.trainers.display import what_next
+from loragym.trainers.playground import evaluation_line
 
 MAIN_JOB = RLConfig(
     run_dir="runs/rl_basic",
@@ -52,7 +53,7 @@ def print_summary(config: RLConfig, summary: dict[str, Any]) -> None:
     print("\nHeld-out problems")
     for stage, metrics in stages.items():
         if metrics:
-            print(f"  {stage:18}{rl.evaluation_line(metrics)}")
+            print(f"  {stage:18}{evaluation_line(metrics)}")
     print(
         f"Reward of the sampled episodes: {summary['first_reward']:.3f} in the first step, "
         f"{summary['last_reward']:.3f} over the last five\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -33,6 +34,18 @@ class Letters(TextEnv):
         return Outcome(
             messages=[user("More!")], reward=share, terminated=self._heard == self.turns, metrics={"letters": share}
         )
+
+
+class Unequal(Letters):
+    """Half of its problems pay one more whatever is said, and say so in the question."""
+
+    def begin(self, options: Mapping[str, Any]) -> tuple[Sequence[Message], dict[str, Any]]:
+        self._gift = int(self.np_random.integers(2))
+        return [user("++++++" if self._gift else "------")], super().begin(options)[1]
+
+    def respond(self, reply: Reply) -> Outcome:
+        outcome = super().respond(reply)
+        return replace(outcome, reward=outcome.reward + self._gift)
 
 
 class Fixed(ProblemEnv[str]):
@@ -89,6 +102,6 @@ class Surrogates(Letters):
         return [user("half of an emoji: \ud83d and a separator: \u2028")], super().begin(options)[1]
 
 
-for _world in (Letters, Fixed, WrongShape, Explodes, Ranked, Miscounts, Surrogates):
+for _world in (Letters, Unequal, Fixed, WrongShape, Explodes, Ranked, Miscounts, Surrogates):
     if f"tests/{_world.__name__}-v0" not in gymnasium.registry:
         gymnasium.register(f"tests/{_world.__name__}-v0", entry_point=_world)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+ADAPTER_FILE = "adapter_config.json"
 MANIFEST_FILE = "manifest.json"
 STATE_FILE = "state.json"
 
@@ -91,6 +92,25 @@ class CheckpointStore:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return f"its {MANIFEST_FILE} cannot be read ({error})"
         return None
+
+
+def find_adapter(path: str | Path) -> Path:
+    """The folder of the adapter that a user means by a PEFT folder or a run's directory: the newest that is whole.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(path)
+    # The flat loops leave one adapter, under these names.
+    for folder in (path, path / "checkpoint", path / "adapter"):
+        if (folder / ADAPTER_FILE).is_file():
+            return folder
+    newest = CheckpointStore(path / "checkpoints").latest()
+    if newest is not None:
+        return newest[1]
+    if (path / "checkpoints").is_dir() or (path / "metrics.jsonl").is_file():
+        raise FileNotFoundError(f"the run {path} has no checkpoint yet; wait for its first save or choose another")
+    raise FileNotFoundError(f"{path} is neither a PEFT folder (with {ADAPTER_FILE}) nor the directory of a run")
 
 
 def _digest(path: Path) -> str:

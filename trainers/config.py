@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..agents import AdamParams, BaseModel, LoraConfig, LoraPolicy
+from ..agents.lora import read_peft_config
+from .checkpoints import find_adapter
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
@@ -16,11 +18,11 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 """Factor of the learning rate by the share of the run that is done."""
 
 
-def scheduled(name: str, step: int, total: int, warmup: int = 0) -> float:
-    """The learning rate's factor at a step: a linear rise over the first `warmup` steps, then the named schedule."""
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return SCHEDULES[name]((step - warmup) / max(1, total - warmup))
+def scheduled(name: str, step: int, total: int, rise: int = 0) -> float:
+    """The learning rate's factor at a step: a linear rise over the first `rise` steps, then the named schedule."""
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return SCHEDULES[name]((step - rise) / max(1, total - rise))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +43,16 @@ class RunConfig:
     """Type of the base's weights: auto, float32 or bfloat16."""
     threads: int = 0
     """CPU threads; 0 leaves torch's own choice."""
+    adapter: str = ""
+    """Begin with this adapter, a PEFT folder or a run's directory, instead of a fresh one."""
     lora_rank: int = 32
-    """Rank of the adapter."""
+    """Rank of a fresh adapter."""
     seed: int = 0
     """Seed of the adapter, the problems and the sampling."""
+    schedule: str = "constant"
+    """Learning rate over the run: constant, linear (to 0) or cosine (to 0)."""
+    rise_steps: int = 0
+    """Steps over which the learning rate first rises to its value."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay."""
     grad_clip_norm: float = 1.0
@@ -57,19 +65,36 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name in ("save_every", "keep_checkpoints", "lora_rank"):
             at_least(self, name, 1)
+        at_least(self, "rise_steps", 0)
+        one_of(self, "schedule", SCHEDULES)
+        if self.adapter:
+            find_adapter(self.adapter)
 
-    def load_policy(self) -> LoraPolicy:
-        """The base model with a fresh adapter."""
+    def load_base(self) -> BaseModel:
+        """The base model, on the device and with the threads that were asked for."""
         if self.threads:
             import torch
 
             torch.set_num_threads(self.threads)
-        base = BaseModel.load(self.model, device=self.device, dtype=self.dtype)
-        return base.add_lora("policy", self.lora())
+        return BaseModel.load(self.model, device=self.device, dtype=self.dtype)
+
+    def load_policy(self) -> LoraPolicy:
+        """The base model with the adapter to train: the one to begin with, or a fresh one."""
+        base = self.load_base()
+        return self.load_adapter(base, "policy") if self.adapter else base.add_lora("policy", self.lora())
+
+    def load_adapter(self, base: BaseModel, name: str) -> LoraPolicy:
+        """The adapter to begin with, on a base, under a name."""
+        return base.load_lora(name, find_adapter(self.adapter))
 
     def lora(self) -> LoraConfig:
         """The adapter's configuration."""
-        return LoraConfig(rank=self.lora_rank, seed=self.seed)
+        rank = read_peft_config(find_adapter(self.adapter))["r"] if self.adapter else self.lora_rank
+        return LoraConfig(rank=rank, seed=self.seed)
+
+    def rate_factor(self, step: int, total: int) -> float:
+        """The learning rate's factor at step `step` of `total`."""
+        return scheduled(self.schedule, step, total, self.rise_steps)
 
     def adam(self, learning_rate: float) -> AdamParams:
         return AdamParams(

@@ -37,12 +37,29 @@ def check_env_id(env_id: str, kwargs: Mapping[str, Any]) -> None:
 
 def takes_split(env_id: str) -> bool:
     """Whether the environment has held-out problems: an argument `split`."""
+    return "split" in _arguments(env_id)
+
+
+def argument_of(env_id: str, names: Sequence[str], purpose: str) -> str:
+    """The first of `names` that is an argument of the environment.
+
+    Raises:
+        ValueError: it takes none of them.
+    """
+    known = _arguments(env_id)
+    found = next((name for name in names if name in known), None)
+    if found is None:
+        raise ValueError(f"{env_id} takes no {' or '.join(names)}, so it has no use for {purpose}; it takes {known}")
+    return found
+
+
+def _arguments(env_id: str) -> list[str]:
     module, _, name = env_id.rpartition(":")
     if module:
         importlib.import_module(module)
     entry_point = gymnasium.spec(name).entry_point
     creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    return creator is not None and "split" in inspect.signature(creator).parameters
+    return [] if creator is None else list(inspect.signature(creator).parameters)
 
 
 def held_out_tasks(env_id: str, kwargs: Mapping[str, Any], count: int) -> list[Task]:

@@ -1,4 +1,4 @@
-"""A command-line argument that is a JSON object, for fields whose keys the config cannot know."""
+"""Command-line arguments that are JSON, for fields whose keys the config cannot know."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ from typing import Any
 from tyro.constructors import PrimitiveConstructorSpec
 
 
-def _parse(args: list[str]) -> dict[str, Any]:
-    try:
-        value = json.loads(args[0])
-    except ValueError as error:
-        raise ValueError(f'expected a JSON object such as {{"high": 50}}, got {args[0]!r} ({error})') from None
-    if not isinstance(value, dict):
-        raise ValueError(f'expected a JSON object such as {{"high": 50}}, got {args[0]!r}')
-    return value
+def _argument(kind: type, name: str, example: str) -> PrimitiveConstructorSpec[Any]:
+    def parse(args: list[str]) -> Any:
+        try:
+            value = json.loads(args[0])
+        except ValueError as error:
+            raise ValueError(f"expected a JSON {name} such as {example}, got {args[0]!r} ({error})") from None
+        if not isinstance(value, kind):
+            raise ValueError(f"expected a JSON {name} such as {example}, got {args[0]!r}")
+        return value
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=parse,
+        is_instance=lambda value: isinstance(value, kind),
+        str_from_instance=lambda value: [json.dumps(value)],
+    )
 
 
-JSON_OBJECT = PrimitiveConstructorSpec(
-    nargs=1,
-    metavar="JSON",
-    instance_from_str=_parse,
-    is_instance=lambda value: isinstance(value, dict),
-    str_from_instance=lambda value: [json.dumps(value)],
-)
+JSON_OBJECT = _argument(dict, "object", '{"high": 50}')
+JSON_LIST = _argument(list, "list", '[{"adapter": "runs/rl_basic"}]')

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..agents import Datum, LoraConfig, LoraPolicy
+from ..agents import Datum, LoraPolicy
 from ..agents.losses import KL_ESTIMATORS
 from .advantages import KLController, group_advantages, is_constant, log_ratios, with_kl_penalty
 from .critic import Critic, ValuedEpisode, token_rewards, whiten
 from .data import episode_datums
 from .learners import Learner
+from .references import START, make_reference
 from .rollouts import EpisodeGroup
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Lesson:
     valued: list[ValuedEpisode] = field(default_factory=list)
 
 
-class Teacher:
+class Tutor:
     """Makes lessons of episodes, with the critic and the reference that a run's config asks for.
 
     Attributes:
@@ -41,17 +42,17 @@ class Teacher:
         self.config = config
         self.policy = policy
         self.critic = self._make_critic() if config.advantages == "gae" else None
-        self.reference = self._make_reference() if config.kl_coef else None
+        self.reference = make_reference(policy, config.kl_reference) if config.kl_coef else None
         self.values = {"kl_coef": config.kl_coef}
         self.learners: dict[str, Learner] = {}
         if self.critic is not None:
             self.learners["critic"] = self.critic.scorer
-        if self.reference is not None and config.kl_reference == "start":
+        if self.reference is not None and config.kl_reference == START:
             self.learners["reference"] = self.reference
 
     def learning_begins(self) -> None:
         """Notes the policy as it is before its first lesson."""
-        if self.reference is not None and self.config.kl_reference == "start":
+        if self.reference is not None and self.config.kl_reference == START:
             self.reference.copy_weights(self.policy)
 
     @property
@@ -147,13 +148,6 @@ class Teacher:
         scorer = self.policy.base.add_scorer("critic", config.lora())
         scorer.tokens_per_pass = self.policy.tokens_per_pass
         return Critic(scorer, discount=config.discount, decay=config.gae_decay, clip=config.value_clip)
-
-    def _make_reference(self) -> LoraPolicy:
-        base, where = self.policy.base, self.config.kl_reference
-        if where == "start":
-            return base.add_lora("reference", self.config.lora())
-        # A fresh adapter changes nothing.
-        return base.add_lora("reference", LoraConfig(rank=1)) if where == "base" else base.load_lora("reference", where)
 
 
 def _kl(estimator: str, log_ratio: np.ndarray) -> np.ndarray:

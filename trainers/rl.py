@@ -10,28 +10,24 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
-from ..agents import LOSSES, Datum, LoraPolicy, SamplingParams
-from ..agents.engines import ENGINES
-from ..agents.lora import read_peft_config
+from ..agents import LOSSES, Datum, LoraPolicy
 from ..agents.losses import KL_ESTIMATORS, NORMALIZATIONS, token_loss
-from ..renderers import get_renderer
 from .advantages import BASELINES
-from .config import SCHEDULES, RunConfig, at_least, at_most, one_of
+from .config import at_least, at_most, one_of
 from .conversations import environment_conversations, reference_conversation
 from .data import agreement_metrics, episode_metrics
 from .display import Column, StepTable
-from .evaluation import check_env_id, evaluate, held_out_tasks
 from .json_argument import JSON_OBJECT
 from .learners import Learners
-from .lessons import Teacher
+from .lessons import Tutor
 from .loop import StepResult, conduct, held_out_figures
-from .rollouts import EnvPool, EpisodeGroup, Task, collect, sampling_seed
-from .run_directory import transcript_rows
+from .playground import PlayConfig, Playground, evaluation_line
+from .references import check_reference
+from .rollouts import EpisodeGroup, Task
 
 COLUMNS = (
     Column("reward", "reward", ".3f"),
@@ -46,29 +42,19 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class RLConfig(RunConfig):
+class RLConfig(PlayConfig):
     """A reinforcement learning run."""
 
     run_dir: str = "runs/rl"
     """Directory of the run; running the same command again resumes it."""
-    env: str = "loragym/Arithmetic-v0"
-    """Gymnasium id of the environment; your own as 'your_module:YourId-v0'."""
-    env_kwargs: Annotated[dict[str, Any], JSON_OBJECT] = field(default_factory=dict)
-    """Arguments of the environment, as JSON."""
     steps: int = 100
     """Reinforcement learning steps."""
     problems_per_step: int = 32
     """Different problems in a step."""
     group_size: int = 8
     """Episodes of each problem; their mean reward is the baseline."""
-    max_tokens: int = 64
-    """Most tokens of one reply."""
-    temperature: float = 1.0
-    """Sampling temperature; the learner scores at the same one."""
     learning_rate: float = 1e-4
     """Learning rate of the reinforcement learning steps."""
-    schedule: str = "constant"
-    """Learning rate over the run: constant or linear (to 0)."""
     loss: str = "importance_sampling"
     """Loss: importance_sampling, ppo, cispo, gspo, dro, or one that you registered."""
     loss_config: Annotated[dict[str, Any], JSON_OBJECT] = field(default_factory=dict)
@@ -105,24 +91,12 @@ class RLConfig(RunConfig):
     """Examples in a warm-up step."""
     warmup_learning_rate: float = 3e-4
     """Learning rate of the warm-up."""
-    max_concurrent: int = 256
-    """Most episodes being sampled at once."""
-    engine: str = "torch"
-    """What samples: torch (the base model itself) or vllm (docs/vllm.md)."""
-    engine_options: Annotated[dict[str, Any], JSON_OBJECT] = field(default_factory=dict)
-    """Options of the vllm engine, as JSON, such as {"mode": "server"}."""
-    eval_every: int = 20
-    """Steps between evaluations on held-out problems; 0 evaluates only at the ends."""
-    eval_problems: int = 200
-    """Held-out problems of an evaluation."""
-    transcripts_per_step: int = 2
-    """Groups whose first conversations are kept in each step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "problems_per_step", "max_tokens", "num_substeps", "num_passes", "max_concurrent"):
+        for name in ("steps", "problems_per_step", "num_substeps", "num_passes"):
             at_least(self, name, 1)
-        for name in ("warmup_steps", "eval_every", "transcripts_per_step", "learning_rate", "eval_problems"):
+        for name in ("warmup_steps", "learning_rate"):
             at_least(self, name, 0)
         for name in ("kl_coef", "kl_target", "value_clip", "discount", "gae_decay", "critic_learning_rate"):
             at_least(self, name, 0)
@@ -137,18 +111,13 @@ class RLConfig(RunConfig):
                 f"num-substeps is at most problems-per-step ({self.problems_per_step}): each update needs a problem of "
                 f"its own; got {self.num_substeps}"
             )
-        one_of(self, "schedule", SCHEDULES)
         one_of(self, "loss", LOSSES.keys() - {"cross_entropy"})
         token_loss(self.loss, self.loss_config)
         if "kl_coef" in self.loss_config:
             raise ValueError("loss-config: the KL penalty has fields of its own, kl-coef and kl-as loss")
-        if self.kl_coef and self.kl_reference not in ("base", "start"):
-            read_peft_config(Path(self.kl_reference))
+        if self.kl_coef:
+            check_reference(self.kl_reference)
         one_of(self, "normalization", NORMALIZATIONS)
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is above 0, or all episodes of a group are the same; got {self.temperature}")
-        one_of(self, "engine", ENGINES)
-        ENGINES[self.engine].check(self.lora(), self.dtype, self.temperature, self.engine_options)
 
 
 def train(config: RLConfig) -> dict[str, Any]:
@@ -160,9 +129,7 @@ def train(config: RLConfig) -> dict[str, Any]:
         RunError: the run directory cannot be used.
         Interrupted: stopped by Ctrl-C, after saving.
     """
-    ENGINES[config.engine].require(config.lora(), config.engine_options)
-    check_env_id(config.env, config.env_kwargs)
-    held_out_tasks(config.env, config.env_kwargs, config.eval_problems)
+    config.check_world()
     if config.warmup_steps:
         environment_conversations(config.env, config.env_kwargs, 1, config.seed)
     return conduct(config, lambda: RLTrainer(config, config.load_policy()), COLUMNS)
@@ -174,14 +141,9 @@ class RLTrainer:
     def __init__(self, config: RLConfig, policy: LoraPolicy) -> None:
         self.config = config
         self.policy = policy
-        self.renderer = get_renderer(policy.base.tokenizer, config.renderer)
-        self.pool = EnvPool()
-        self.engine = ENGINES[config.engine].make(
-            policy.base, policy.config, config.max_concurrent, config.engine_options
-        )
-        self.held_out = held_out_tasks(config.env, config.env_kwargs, config.eval_problems)
-        self.teacher = Teacher(config, policy)
-        self.learner = Learners(policy, self.teacher.learners, self.teacher.values)
+        self.ground = Playground(config, policy)
+        self.tutor = Tutor(config, policy)
+        self.learner = Learners(policy, self.tutor.learners, self.tutor.values)
 
     @property
     def total_steps(self) -> int:
@@ -189,8 +151,7 @@ class RLTrainer:
 
     def close(self) -> None:
         """Releases environments and engine."""
-        self.pool.close()
-        self.engine.close()
+        self.ground.close()
 
     def step(self, number: int, table: StepTable) -> StepResult:
         """Takes step `number`: of the warm-up, then of reinforcement learning."""
@@ -202,20 +163,7 @@ class RLTrainer:
 
     def evaluate(self) -> dict[str, float]:
         """Held-out figures, greedy and at temperature 1, as `test/greedy/...` and `test/sampled/...`."""
-        if not self.held_out:
-            return {}
-        metrics: dict[str, float] = {}
-        for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
-            figures = evaluate(
-                self.engine.sampler(self.policy),
-                self.renderer,
-                self.held_out,
-                SamplingParams(max_tokens=self.config.max_tokens, temperature=temperature),
-                context_length=self.engine.context_length,
-                pool=self.pool,
-            )
-            metrics |= {f"test/{name}/{key}": value for key, value in figures.items()}
-        return metrics
+        return self.ground.evaluate(self.policy)
 
     def summarize(self, rows: Sequence[dict[str, Any]], final: dict[str, float]) -> dict[str, Any]:
         """Held-out results before, after the warm-up and at the end, rewards and speed."""
@@ -246,39 +194,29 @@ class RLTrainer:
     def _warm_up(self, number: int) -> dict[str, float]:
         """One supervised step on reference answers."""
         config = self.config
-        data = [self._reference_example(task) for task in self._tasks(number, config.warmup_batch)]
+        data = [self._reference_example(task) for task in self.ground.tasks(number, config.warmup_batch)]
         out = self.policy.forward_backward(data, "cross_entropy", normalization="token")
         metrics = self.policy.optim_step(config.adam(config.warmup_learning_rate))
         return {"warmup/nll": out.loss, **metrics}
 
     def _reinforce(self, number: int) -> StepResult:
         config, began = self.config, time.monotonic()
-        groups = collect(
-            self.engine.sampler(self.policy),
-            self.renderer,
-            self._tasks(number, config.problems_per_step),
-            config.group_size,
-            SamplingParams(max_tokens=config.max_tokens, temperature=config.temperature),
-            seed=(config.seed, number),
-            context_length=self.engine.context_length,
-            pool=self.pool,
-        )
+        tasks = self.ground.tasks(number, config.problems_per_step)
+        groups = self.ground.play(self.policy, tasks, config.group_size, seed=(config.seed, number))
         sampled = time.monotonic()
         metrics = episode_metrics(groups) | self._update(groups, number)
         metrics["time/sample"], metrics["time/update"] = sampled - began, time.monotonic() - sampled
         metrics["tokens_per_second"] = metrics["sampled_tokens"] / (time.monotonic() - began)
-        kept = [(g.task, e) for g in groups[: config.transcripts_per_step] for e in g.episodes[:2]]
-        rows = transcript_rows([(f"{task.env_id} seed {task.seed}", e.reward, e.messages) for task, e in kept])
+        rows = self.ground.transcripts(groups)
         return StepResult(metrics, rows)
 
     def _update(self, groups: Sequence[EpisodeGroup], number: int) -> dict[str, float]:
         """The step's updates, each on a share of the groups; one without anything to learn is skipped and counted."""
         config = self.config
-        progress = (number - config.warmup_steps) / config.steps
-        factor = SCHEDULES[config.schedule](progress)
+        factor = config.rate_factor(number - config.warmup_steps, config.steps)
         if number == config.warmup_steps:
-            self.teacher.learning_begins()
-        lessons, metrics = self.teacher.lessons(groups)
+            self.tutor.learning_begins()
+        lessons, metrics = self.tutor.lessons(groups)
         metrics["updates_skipped"] = 0.0
         first: tuple[list[Datum], list[np.ndarray]] = ([], [])
         for pass_number in range(config.num_passes):
@@ -290,34 +228,20 @@ class RLTrainer:
                 out = self.policy.forward_backward(
                     data,
                     config.loss,
-                    self.teacher.loss_config,
+                    self.tutor.loss_config,
                     normalization=config.normalization,  # type: ignore[arg-type]
                     temperature=config.temperature,
                 )
                 updated = self.policy.optim_step(config.adam(config.learning_rate * factor))
                 metrics |= out.metrics | updated | {"loss": out.loss}
-                metrics |= self.teacher.update_critic([lessons[i] for i in share], factor)
+                metrics |= self.tutor.update_critic([lessons[i] for i in share], factor)
                 if pass_number == 0:
                     first[0].extend(data)
                     first[1].extend(out.logprobs)
         return metrics | (agreement_metrics(*first) if first[0] else {})
 
-    def _tasks(self, number: int, count: int) -> list[Task]:
-        seeds = [sampling_seed(self.config.seed, number, i) % 2**31 for i in range(count)]
-        return [Task(self.config.env, self.config.env_kwargs, seed) for seed in seeds]
-
     def _reference_example(self, task: Task) -> Datum:
-        env = self.pool.take(task)
+        env = self.ground.pool.take(task)
         conversation = reference_conversation(env, task.seed)
-        self.pool.give_back(task, env)
-        return Datum.supervised(*self.renderer.build_supervised_example(conversation))
-
-
-def evaluation_line(metrics: dict[str, float]) -> str:
-    """Held-out figures in words."""
-    parts = []
-    for name in ("greedy", "sampled"):
-        key = f"test/{name}/env/correct" if f"test/{name}/env/correct" in metrics else f"test/{name}/reward"
-        label = "greedy" if name == "greedy" else "at temperature 1"
-        parts.append(f"{key.split('/')[-1]} {metrics[key]:.3f} {label}")
-    return ", ".join(parts)
+        self.ground.pool.give_back(task, env)
+        return Datum.supervised(*self.ground.renderer.build_supervised_example(conversation))

@@ -83,10 +83,15 @@ class EpisodeGroup:
 
 
 class EnvPool:
-    """Environments by how they are made, kept for the next episode."""
+    """Environments by how they are made, kept for the next episode.
 
-    def __init__(self) -> None:
+    Args:
+        wrap: what is put around each.
+    """
+
+    def __init__(self, wrap: Callable[[Env], Env] | None = None) -> None:
         self._idle: dict[str, list[Env]] = {}
+        self._wrap = wrap
 
     def take(self, task: Task) -> Env:
         """An environment for the task: one that is idle, or a new one.
@@ -95,8 +100,11 @@ class EnvPool:
             gymnasium.error.Error, TypeError, ValueError: the id is unknown or the arguments are wrong.
         """
         idle = self._idle.setdefault(self._key(task), [])
+        if idle:
+            return idle.pop()
         # The checker that `make` adds checks what `checked_step` checks as well.
-        return idle.pop() if idle else gymnasium.make(task.env_id, disable_env_checker=True, **task.kwargs)
+        env = gymnasium.make(task.env_id, disable_env_checker=True, **task.kwargs)
+        return self._wrap(env) if self._wrap else env
 
     def give_back(self, task: Task, env: Env) -> None:
         self._idle[self._key(task)].append(env)

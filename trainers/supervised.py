@@ -12,7 +12,7 @@ import numpy as np
 from ..agents import Datum, LoraPolicy
 from ..agents.losses import NORMALIZATIONS
 from ..renderers import TrainOn, get_renderer
-from .config import SCHEDULES, RunConfig, at_least, one_of
+from .config import RunConfig, at_least, one_of
 from .conversations import Conversation, environment_conversations, epoch_order, read_conversations, supervised_datum
 from .display import Column, StepTable
 from .evaluation import check_env_id, takes_split
@@ -56,7 +56,7 @@ class SupervisedConfig(RunConfig):
     learning_rate: float = 2e-4
     """Learning rate at the start."""
     schedule: str = "linear"
-    """Learning rate over the run: constant or linear (to 0)."""
+    """Learning rate over the run: constant, linear (to 0) or cosine (to 0)."""
     normalization: str = "token"
     """How token losses add up: token (mean over tokens), sequence (mean of means) or sum."""
     eval_every: int = 10
@@ -71,7 +71,6 @@ class SupervisedConfig(RunConfig):
             at_least(self, name, 0)
         if self.test_fraction >= 1:
             raise ValueError(f"test-fraction is below 1, got {self.test_fraction}")
-        one_of(self, "schedule", SCHEDULES)
         one_of(self, "normalization", NORMALIZATIONS)
 
 
@@ -141,7 +140,7 @@ class SupervisedTrainer:
             "cross_entropy",
             normalization=config.normalization,  # type: ignore[arg-type]
         )
-        rate = config.learning_rate * SCHEDULES[config.schedule](number / self.total_steps)
+        rate = config.learning_rate * config.rate_factor(number, self.total_steps)
         updated = self.policy.optim_step(config.adam(rate))
         metrics |= out.metrics | updated | {"train/nll": mean_nll(data, out.logprobs), "epoch": float(epoch)}
         metrics["tokens_per_second"] = metrics["trained_tokens"] / (time.monotonic() - began)
