@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import math
+import threading
 from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -56,6 +57,8 @@ class BaseModel:
         self.name = name or model.config._name_or_path or type(model).__name__
         self.adapters: dict[str, LoraPolicy | LoraScorer] = {}
         self.switch = AdapterSwitch()
+        self.turn = threading.RLock()
+        """Held during each pass, so that several threads may sample and learn; see `exclusive`."""
         self.fused = FusedDecoder.of(model)
         try:
             self._probe()

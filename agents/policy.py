@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from .attention import TreeLayout
 from .batches import Batch, Datum, check_fields
 from .divergence import Direction, chunk_divergence
+from .exclusive import exclusive
 from .logprobs import selected_logprobs, tempered
 from .lora import Adapter, LoraConfig
 from .losses import Normalization, needed_fields, token_loss, token_shares
@@ -75,6 +76,7 @@ class LoraPolicy:
     def parameters(self) -> list[torch.Tensor]:
         return [tensor for pair in self.adapter.pairs.values() for tensor in pair]
 
+    @exclusive
     def forward(self, data: Sequence[Datum], *, temperature: float = 1.0) -> TrainOutput:
         """Log-probabilities of the trained targets, without gradients."""
         packed = self._batch(data)
@@ -84,6 +86,7 @@ class LoraPolicy:
                 packed.keep(logprobs, pack, self._logprobs(packed, pack, temperature))
         return TrainOutput(logprobs, float("nan"), packed.metrics())
 
+    @exclusive
     def forward_backward(
         self,
         data: Sequence[Datum],
@@ -128,6 +131,7 @@ class LoraPolicy:
             batch.keep(logprobs, pack, p_X)
         return TrainOutput(logprobs, total, batch.metrics())
 
+    @exclusive
     def forward_backward_kl(
         self,
         data: Sequence[Datum],
@@ -182,6 +186,7 @@ class LoraPolicy:
             total += value.item()
         return TrainOutput(logprobs, total, batch.metrics())
 
+    @exclusive
     def top_candidates(
         self, data: Sequence[Datum], count: int, *, temperature: float = 1.0
     ) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -217,6 +222,12 @@ class LoraPolicy:
             RuntimeError: there is no gradient.
         """
         return self.optimizer.step(params or AdamParams())
+
+    def scale_gradients(self, factor: float) -> None:
+        """Multiplies the gradients gathered so far, as where a batch's size is known only at its end."""
+        for tensor in self.parameters:
+            if tensor.grad is not None:
+                tensor.grad.mul_(factor)
 
     def zero_grad(self) -> None:
         """Forgets the gradients gathered so far."""

@@ -18,6 +18,7 @@ import torch
 
 from .attention import TreeLayout
 from .batches import Batch, Datum
+from .exclusive import exclusive
 from .lora import HEAD_WEIGHT, Adapter, LoraConfig
 from .optimizer import Adam, AdamParams
 from .packing import Pack
@@ -66,12 +67,14 @@ class LoraScorer:
         """Number of updates behind these weights."""
         return self.optimizer.version
 
+    @exclusive
     def score(self, data: Sequence[Datum]) -> list[np.ndarray]:
         """Each datum's scores at its trained positions (`Datum.scored` makes such a datum)."""
         batch = Batch(data, self.base, self.tokens_per_pass)
         with torch.no_grad():
             return _as_arrays(self._by_datum(batch, [self._scores(batch, pack) for pack in batch.packs]))
 
+    @exclusive
     def forward_backward(self, data: Sequence[Datum], loss: ScoreLoss) -> ScoreOutput:
         """Adds the gradient of a loss of the scores to the gradients already there.
 

@@ -20,6 +20,7 @@ import torch
 
 from . import kernels
 from .attention import AttentionOptions, TreeLayout, scaled_product
+from .exclusive import exclusive
 from .lora import Adapter
 from .packing import Pack, pack_sequences
 from .requests import checked_request, sample_batch, seed_of
@@ -159,6 +160,7 @@ class TorchSampler:
         """Requests not handed out yet."""
         return len(self._wanted) + len(self._unclaimed)
 
+    @exclusive
     @torch.no_grad()
     def step(self) -> dict[int, list[Completion]]:
         """Admits what has room, draws one token for every sample under way, and returns requests that finished."""

@@ -139,7 +139,7 @@ def test_student_and_teacher_read_the_same_replies_after_their_own_prompts(model
     config = small(model, tmp_path, teachers=[spec], env_kwargs={"turns": 3})
     trainer = DistillationTrainer(config, config.load_policy())
     (teacher,), renderer = trainer.teachers, trainer.ground.renderer
-    groups = trainer.ground.play(trainer.policy, trainer.ground.tasks(0, 2), 2, seed=(0,))
+    groups = trainer.ground.play(trainer._sampler(), trainer.ground.tasks(0, 2), 2, seed=(0,))
     student, known = read_by_both(teacher, groups)
     assert len(student) == 2 * 2 * 3
     index = 0
@@ -157,13 +157,10 @@ def test_student_and_teacher_read_the_same_replies_after_their_own_prompts(model
                 assert list(read.tokens[: len(read.tokens) - len(turn.tokens) + 1]) == (
                     renderer.build_generation_prompt(expected)  # type: ignore[arg-type]
                 )
-    back = teacher.student_prompts(
-        trainer._play_teacher(teacher, trainer.ground.tasks(0, 1), 1, seed=(0,), temperature=1.0)[0]
-    )
-    assert (
-        back[0][0]
-        == trainer.ground.play(trainer.policy, trainer.ground.tasks(0, 1), 1, seed=(0,))[0].episodes[0].turns[0].prompt
-    )
+    tasks = trainer.ground.tasks(0, 1)
+    (taught,) = trainer._play_teacher(teacher, tasks, 1, seed=(0,), temperature=1.0)
+    (played,) = trainer.ground.play(trainer._sampler(), tasks, 1, seed=(0,))
+    assert teacher.student_prompts(taught)[0][0] == played.episodes[0].turns[0].prompt
 
 
 def test_soft_targets_are_the_teachers_candidates_made_a_distribution() -> None:

@@ -31,7 +31,7 @@ def group_advantages(rewards: Sequence[float], baseline: str = "mean") -> list[f
 
 def is_constant(rewards: Sequence[float]) -> bool:
     """Whether all rewards are equal: then no member is better than another, and nothing is learnt."""
-    return max(rewards) - min(rewards) < 1e-9
+    return len(rewards) < 2 or max(rewards) - min(rewards) < 1e-9
 
 
 def generalized_advantages(

@@ -46,6 +46,17 @@ def _datum(turns: Sequence[Turn], advantage: float) -> Datum:
     )
 
 
+def batch_size(data: Sequence[Datum], normalization: str) -> float:
+    """What a batch's loss is divided by under a normalisation: its trained tokens, its datums that have any, or 1."""
+    lengths = [len(datum.trained) for datum in data]
+    return float({"token": sum(lengths), "sequence": sum(n > 0 for n in lengths), "sum": 1}[normalization])
+
+
+def whole_size(sizes: Sequence[float], normalization: str) -> float:
+    """The `batch_size` of a batch from those of its parts."""
+    return 1.0 if normalization == "sum" else sum(sizes)
+
+
 def training_data(groups: Sequence[EpisodeGroup], baseline: str = "mean") -> tuple[list[Datum], dict[str, float]]:
     """Datums of all groups whose rewards differ; constant groups are dropped and counted."""
     datums: list[Datum] = []
@@ -60,7 +71,17 @@ def training_data(groups: Sequence[EpisodeGroup], baseline: str = "mean") -> tup
 
 
 def episode_metrics(groups: Sequence[EpisodeGroup]) -> dict[str, float]:
-    """Means over episodes, shares of stop reasons, and how many groups are mixed, all good or all bad."""
+    """Means over episodes, shares of stop reasons, and how many groups are mixed, all good or all bad.
+
+    Raises:
+        RuntimeError: no episode came to an end.
+    """
+    retried, dropped = (sum(getattr(group, n) for group in groups) for n in ("num_retries", "num_dropped"))
+    failures = {"errors/retried": float(retried), "errors/dropped": float(dropped)} if retried or dropped else {}
+    errors = [error for group in groups for error in group.errors]
+    groups = [group for group in groups if group.episodes]
+    if not groups:
+        raise RuntimeError(f"every episode ended with an error of the environment's, {len(errors)} in all: {errors[0]}")
     episodes = [episode for group in groups for episode in group.episodes]
     turns = [turn for episode in episodes for turn in episode.turns]
     logprobs = np.concatenate([np.asarray(turn.logprobs) for turn in turns])
@@ -82,7 +103,7 @@ def episode_metrics(groups: Sequence[EpisodeGroup]) -> dict[str, float]:
     metrics["groups/all_good"] = good / len(groups)
     metrics["groups/all_bad"] = (len(constant) - good) / len(groups)
     metrics["groups/mixed"] = 1 - len(constant) / len(groups)
-    return metrics
+    return metrics | failures
 
 
 def agreement_metrics(data: Sequence[Datum], logprobs: Sequence[np.ndarray]) -> dict[str, float]:

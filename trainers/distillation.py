@@ -22,14 +22,14 @@ from ..agents import Datum, LoraPolicy
 from ..agents.divergence import DIRECTIONS
 from ..agents.losses import NORMALIZATIONS
 from .config import at_least, one_of
-from .data import agreement_metrics, episode_metrics
+from .data import agreement_metrics, batch_size, episode_metrics, whole_size
 from .display import Column, StepTable
 from .evaluation import check_env_id, held_out_tasks
 from .json_argument import JSON_LIST
 from .loop import StepResult, conduct, held_out_figures
 from .playground import PlayConfig, Playground
 from .references import BASE, make_reference
-from .rollouts import EpisodeGroup, Task, Turn
+from .rollouts import EpisodeGroup, Sampler, Task, Turn
 from .teachers import DistillationTeacher, TeacherSpec, reply_datum, soft_target_datum
 
 COLUMNS = (
@@ -180,8 +180,8 @@ class DistillationTrainer:
     def _figures(
         self, teacher: DistillationTeacher, tasks: Sequence[Task], taught: Sequence[EpisodeGroup]
     ) -> dict[str, float]:
-        greedy = self.ground.play(self.policy, tasks, 1, seed=(0,), temperature=0.0)
-        own = self.ground.play(self.policy, tasks, 1, seed=(1,), temperature=1.0)
+        greedy = self.ground.play(self._sampler(), tasks, 1, seed=(0,), temperature=0.0)
+        own = self.ground.play(self._sampler(), tasks, 1, seed=(1,), temperature=1.0)
         student, known = read_by_both(teacher, own)
         ratios = sampled_ratios(student, known, teacher.policy.forward(known).logprobs)
         return {
@@ -204,6 +204,9 @@ class DistillationTrainer:
             for index, teacher in enumerate(self.teachers)
         ]
 
+    def _sampler(self) -> Sampler:
+        return self.ground.engine.sampler(self.policy)
+
     def _play_teacher(
         self,
         teacher: DistillationTeacher,
@@ -213,12 +216,13 @@ class DistillationTrainer:
         seed: Sequence[int],
         temperature: float,
     ) -> list[EpisodeGroup]:
-        return self.ground.play(teacher.policy, tasks, count, seed=seed, temperature=temperature, pool=teacher.pool)
+        sampler = self.ground.engine.sampler(teacher.policy)
+        return self.ground.play(sampler, tasks, count, seed=seed, temperature=temperature, pool=teacher.pool)
 
     def _learn_from_own(self, tasks: list[list[Task]], number: int) -> tuple[list[EpisodeGroup], dict[str, float]]:
         config = self.config
         flat = [task for own in tasks for task in own]
-        groups = self.ground.play(self.policy, flat, config.group_size, seed=(config.seed, number))
+        groups = self.ground.play(self._sampler(), flat, config.group_size, seed=(config.seed, number))
         ends = np.cumsum([len(own) for own in tasks])
         parts = []
         for teacher, start, end in zip(self.teachers, [0, *ends], ends, strict=False):
@@ -251,11 +255,8 @@ class DistillationTrainer:
     def _learn_whole(self, parts: Sequence[Reading]) -> dict[str, float]:
         """The KL over the whole vocabulary as the loss; the teachers' parts add up to the batch's."""
         config = self.config
-        sizes = [
-            {"token": sum(len(d.trained) for d in student), "sequence": len(student), "sum": 1}[config.normalization]
-            for _, student, _ in parts
-        ]
-        whole = 1 if config.normalization == "sum" else sum(sizes)
+        sizes = [batch_size(student, config.normalization) for _, student, _ in parts]
+        whole = whole_size(sizes, config.normalization)
         metrics: dict[str, float] = {"loss": 0.0}
         for (teacher, student, known), size in zip(parts, sizes, strict=True):
             out = self.policy.forward_backward_kl(

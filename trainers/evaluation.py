@@ -87,7 +87,18 @@ def evaluate(
     *,
     context_length: int,
     pool: EnvPool | None = None,
+    retries: int | None = None,
 ) -> dict[str, float]:
     """Means over one episode of each task; the same tasks and parameters give the same figures."""
-    groups = collect(sampler, renderer, tasks, 1, params, seed=(HELD_OUT,), context_length=context_length, pool=pool)
+    groups = collect(
+        sampler,
+        renderer,
+        tasks,
+        1,
+        params,
+        seed=(HELD_OUT,),
+        context_length=context_length,
+        pool=pool,
+        retries=retries,
+    )
     return {name: value for name, value in episode_metrics(groups).items() if not name.startswith("groups/")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from .config import RunConfig, at_least, one_of
 from .evaluation import argument_of, check_env_id, evaluate, held_out_tasks
 from .json_argument import JSON_OBJECT
 from .reward_models import load_reward_model
-from .rollouts import EnvPool, EpisodeGroup, Task, collect, sampling_seed
+from .rollouts import EnvPool, EpisodeGroup, Sampler, Task, sampling_seed, stream
 from .run_directory import transcript_rows
 
 SCORER_ARGUMENTS = ("scorer", "comparer")
@@ -34,6 +34,8 @@ class PlayConfig(RunConfig):
     """Most tokens of one reply."""
     temperature: float = 1.0
     """Sampling temperature; the learner scores at the same one."""
+    episode_retries: int = 2
+    """How often an episode that its environment ends with an error is played again before it is left out."""
     max_concurrent: int = 256
     """Most episodes being sampled at once."""
     engine: str = "torch"
@@ -51,7 +53,7 @@ class PlayConfig(RunConfig):
         super().__post_init__()
         for name in ("max_tokens", "max_concurrent"):
             at_least(self, name, 1)
-        for name in ("eval_every", "transcripts_per_step", "eval_problems"):
+        for name in ("eval_every", "transcripts_per_step", "eval_problems", "episode_retries"):
             at_least(self, name, 0)
         if not self.temperature > 0:
             raise ValueError(f"temperature is above 0, or all episodes of a group are the same; got {self.temperature}")
@@ -110,7 +112,7 @@ class Playground:
 
     def play(
         self,
-        policy: LoraPolicy | None,
+        sampler: Sampler,
         tasks: Sequence[Task],
         group_size: int,
         *,
@@ -118,9 +120,23 @@ class Playground:
         temperature: float | None = None,
         pool: EnvPool | None = None,
     ) -> list[EpisodeGroup]:
-        """Episodes of a policy as it is now, or of the bare base; see `rollouts.collect`."""
-        return collect(
-            self.engine.sampler(policy),
+        """Episodes of a policy's snapshot; see `rollouts.collect`."""
+        groups = dict(self.stream(sampler, tasks, group_size, seed=seed, temperature=temperature, pool=pool))
+        return [groups[index] for index in range(len(tasks))]
+
+    def stream(
+        self,
+        sampler: Sampler,
+        tasks: Sequence[Task],
+        group_size: int,
+        *,
+        seed: Sequence[int],
+        temperature: float | None = None,
+        pool: EnvPool | None = None,
+    ) -> Iterator[tuple[int, EpisodeGroup]]:
+        """The same one by one as they are over; see `rollouts.stream`."""
+        return stream(
+            sampler,
             self.renderer,
             tasks,
             group_size,
@@ -128,6 +144,7 @@ class Playground:
             seed=seed,
             context_length=self.engine.context_length,
             pool=pool or self.pool,
+            retries=self.config.episode_retries,
         )
 
     def evaluate(self, policy: LoraPolicy) -> dict[str, float]:
@@ -143,6 +160,7 @@ class Playground:
                 self.sampling(temperature),
                 context_length=self.engine.context_length,
                 pool=self.pool,
+                retries=self.config.episode_retries,
             )
             metrics |= {f"test/{name}/{key}": value for key, value in figures.items()}
         return metrics

@@ -16,18 +16,20 @@ import numpy as np
 
 from ..agents import LOSSES, Datum, LoraPolicy
 from ..agents.losses import KL_ESTIMATORS, NORMALIZATIONS, token_loss
-from .advantages import BASELINES
+from ..agents.policy import TrainOutput
+from .advantages import BASELINES, is_constant
 from .config import at_least, at_most, one_of
 from .conversations import environment_conversations, reference_conversation
-from .data import agreement_metrics, episode_metrics
+from .data import agreement_metrics, batch_size, episode_metrics, whole_size
 from .display import Column, StepTable
+from .forerunner import Forerunner
 from .json_argument import JSON_OBJECT
 from .learners import Learners
 from .lessons import Tutor
 from .loop import StepResult, conduct, held_out_figures
 from .playground import PlayConfig, Playground, evaluation_line
 from .references import check_reference
-from .rollouts import EpisodeGroup, Task
+from .rollouts import EpisodeGroup, Sampler, Task
 
 COLUMNS = (
     Column("reward", "reward", ".3f"),
@@ -85,6 +87,12 @@ class RLConfig(PlayConfig):
     """Estimator of the KL: k1, k2 or k3; as a term of the loss k2 has the right gradient."""
     kl_target: float = 0.0
     """KL per token to hold by changing the factor as the run goes on; 0 leaves the factor alone."""
+    refill_rounds: int = 0
+    """Dynamic sampling: rounds in which as many new problems are played as groups were constant."""
+    stream_groups: int = 0
+    """Learn from so many groups at a time as they are over, one update a step; 0 waits for all of them."""
+    staleness: int = 0
+    """Asynchronous: play so many steps ahead of the update; worth it where sampling runs beside it, as with vllm."""
     warmup_steps: int = 0
     """Supervised steps on reference answers before reinforcement learning."""
     warmup_batch: int = 32
@@ -96,8 +104,10 @@ class RLConfig(PlayConfig):
         super().__post_init__()
         for name in ("steps", "problems_per_step", "num_substeps", "num_passes"):
             at_least(self, name, 1)
-        for name in ("warmup_steps", "learning_rate"):
+        for name in ("warmup_steps", "learning_rate", "refill_rounds", "stream_groups", "staleness"):
             at_least(self, name, 0)
+        if self.stream_groups:
+            self._check_streaming()
         for name in ("kl_coef", "kl_target", "value_clip", "discount", "gae_decay", "critic_learning_rate"):
             at_least(self, name, 0)
         for name in ("discount", "gae_decay"):
@@ -118,6 +128,18 @@ class RLConfig(PlayConfig):
         if self.kl_coef:
             check_reference(self.kl_reference)
         one_of(self, "normalization", NORMALIZATIONS)
+
+    def _check_streaming(self) -> None:
+        """Raises ValueError for what needs all of a step's groups at once."""
+        at_odds = {
+            "refill-rounds": self.refill_rounds > 0,
+            "staleness": self.staleness > 0,
+            "num-substeps and num-passes above 1": self.num_substeps * self.num_passes > 1,
+            "advantages gae": self.advantages == "gae",
+            "a KL penalty as advantage": self.kl_coef > 0 and self.kl_as == "advantage",
+        }
+        if found := [name for name, there in at_odds.items() if there]:
+            raise ValueError(f"stream-groups learns from parts of a step, which does not go with {', '.join(found)}")
 
 
 def train(config: RLConfig) -> dict[str, Any]:
@@ -143,7 +165,16 @@ class RLTrainer:
         self.policy = policy
         self.ground = Playground(config, policy)
         self.tutor = Tutor(config, policy)
-        self.learner = Learners(policy, self.tutor.learners, self.tutor.values)
+        others = dict(self.tutor.learners)
+        self.forerunner = Forerunner(
+            self._play,
+            lambda: (self.ground.engine.sampler(policy), policy.version),
+            staleness=config.staleness,
+            total=self.total_steps,
+        )
+        if config.staleness:
+            others["played"] = self.forerunner
+        self.learner = Learners(policy, others, self.tutor.values)
 
     @property
     def total_steps(self) -> int:
@@ -151,6 +182,7 @@ class RLTrainer:
 
     def close(self) -> None:
         """Releases environments and engine."""
+        self.forerunner.close()
         self.ground.close()
 
     def step(self, number: int, table: StepTable) -> StepResult:
@@ -163,6 +195,7 @@ class RLTrainer:
 
     def evaluate(self) -> dict[str, float]:
         """Held-out figures, greedy and at temperature 1, as `test/greedy/...` and `test/sampled/...`."""
+        self.forerunner.wait()
         return self.ground.evaluate(self.policy)
 
     def summarize(self, rows: Sequence[dict[str, Any]], final: dict[str, float]) -> dict[str, Any]:
@@ -201,21 +234,99 @@ class RLTrainer:
 
     def _reinforce(self, number: int) -> StepResult:
         config, began = self.config, time.monotonic()
-        tasks = self.ground.tasks(number, config.problems_per_step)
-        groups = self.ground.play(self.policy, tasks, config.group_size, seed=(config.seed, number))
-        sampled = time.monotonic()
-        metrics = episode_metrics(groups) | self._update(groups, number)
-        metrics["time/sample"], metrics["time/update"] = sampled - began, time.monotonic() - sampled
+        if number == config.warmup_steps:
+            self.tutor.learning_begins()
+        if config.stream_groups:
+            groups, metrics = self._learn_while_playing(number)
+        else:
+            batch = self.forerunner.take(number)
+            groups, sampled = batch.groups, time.monotonic()
+            metrics = {"staleness": float(self.policy.version - batch.version), "time/sample": sampled - began}
+            metrics |= episode_metrics(groups) | self._update(groups, number)
+            metrics["time/update"] = time.monotonic() - sampled
         metrics["tokens_per_second"] = metrics["sampled_tokens"] / (time.monotonic() - began)
-        rows = self.ground.transcripts(groups)
-        return StepResult(metrics, rows)
+        return StepResult(metrics, self.ground.transcripts(groups))
+
+    def _play(self, sampler: Sampler, number: int) -> list[EpisodeGroup]:
+        """A step's groups; while too many of them are constant, as many further problems as are missing."""
+        config = self.config
+        groups = self.ground.play(
+            sampler, self.ground.tasks(number, config.problems_per_step), config.group_size, seed=(config.seed, number)
+        )
+        for again in range(1, config.refill_rounds + 1):
+            missing = config.problems_per_step - sum(not is_constant(group.rewards) for group in groups)
+            if missing <= 0:
+                break
+            tasks = self.ground.tasks(number, missing, first=len(groups))
+            groups += self.ground.play(sampler, tasks, config.group_size, seed=(config.seed, number, again))
+        return groups
+
+    def _learn_while_playing(self, number: int) -> tuple[list[EpisodeGroup], dict[str, float]]:
+        """Learns from groups as they are over; the update is that of all of them together."""
+        config, began = self.config, time.monotonic()
+        tasks = self.ground.tasks(number, config.problems_per_step)
+        playing = self.ground.stream(
+            self.ground.engine.sampler(self.policy), tasks, config.group_size, seed=(config.seed, number)
+        )
+        groups: dict[int, EpisodeGroup] = {}
+        waiting: list[EpisodeGroup] = []
+        learnt: list[tuple[list[Datum], TrainOutput]] = []
+        metrics: dict[str, float] = {}
+        spent, sizes = 0.0, list[float]()
+
+        def learn() -> None:
+            nonlocal spent
+            started = time.monotonic()
+            lessons, figures = self.tutor.lessons(waiting)
+            data = [datum for lesson in lessons for datum in lesson.data]
+            for name, value in figures.items():
+                metrics[name] = metrics.get(name, 0.0) + value if name == "groups/dropped" else value
+            if data:
+                sizes.append(batch_size(data, config.normalization))
+                # As a sum for now: what the whole is divided by is known at the end.
+                learnt.append((data, self._forward_backward(data, scale=sizes[-1])))
+            waiting.clear()
+            spent += time.monotonic() - started
+
+        for index, group in playing:
+            groups[index] = group
+            waiting.append(group)
+            if len(waiting) >= config.stream_groups:
+                learn()
+        if waiting:
+            learn()
+        started = time.monotonic()
+        ordered = [groups[index] for index in range(len(tasks))]
+        metrics |= episode_metrics(ordered) | {"updates_skipped": float(not learnt), "staleness": 0.0}
+        if learnt:
+            size = whole_size(sizes, config.normalization)
+            self.policy.scale_gradients(1 / size)
+            factor = config.rate_factor(number - config.warmup_steps, config.steps)
+            updated = self.policy.optim_step(config.adam(config.learning_rate * factor))
+            for name in learnt[0][1].metrics:
+                metrics[name] = sum(out.metrics[name] for _, out in learnt)
+            data = [datum for part, _ in learnt for datum in part]
+            logprobs = [p for _, out in learnt for p in out.logprobs]
+            metrics |= updated | agreement_metrics(data, logprobs) | {"loss": sum(o.loss for _, o in learnt) / size}
+        metrics["time/update"] = spent + time.monotonic() - started
+        metrics["time/sample"] = time.monotonic() - began - metrics["time/update"]
+        return ordered, metrics
+
+    def _forward_backward(self, data: Sequence[Datum], scale: float = 1.0) -> TrainOutput:
+        config = self.config
+        return self.policy.forward_backward(
+            data,
+            config.loss,
+            self.tutor.loss_config,
+            normalization=config.normalization,  # type: ignore[arg-type]
+            temperature=config.temperature,
+            scale=scale,
+        )
 
     def _update(self, groups: Sequence[EpisodeGroup], number: int) -> dict[str, float]:
         """The step's updates, each on a share of the groups; one without anything to learn is skipped and counted."""
         config = self.config
         factor = config.rate_factor(number - config.warmup_steps, config.steps)
-        if number == config.warmup_steps:
-            self.tutor.learning_begins()
         lessons, metrics = self.tutor.lessons(groups)
         metrics["updates_skipped"] = 0.0
         first: tuple[list[Datum], list[np.ndarray]] = ([], [])
@@ -225,13 +336,7 @@ class RLTrainer:
                 if not data:
                     metrics["updates_skipped"] += 1
                     continue
-                out = self.policy.forward_backward(
-                    data,
-                    config.loss,
-                    self.tutor.loss_config,
-                    normalization=config.normalization,  # type: ignore[arg-type]
-                    temperature=config.temperature,
-                )
+                out = self._forward_backward(data)
                 updated = self.policy.optim_step(config.adam(config.learning_rate * factor))
                 metrics |= out.metrics | updated | {"loss": out.loss}
                 metrics |= self.tutor.update_critic([lessons[i] for i in share], factor)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 import gymnasium
@@ -70,16 +71,30 @@ class Episode:
         return sum(turn.reward for turn in self.turns) + self.group_reward
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EpisodeGroup:
-    """Several attempts at one task."""
+    """Several attempts at one task.
+
+    Attributes:
+        task: what was attempted.
+        episodes: the attempts that came to an end.
+        errors: the world's errors that ended an attempt.
+        num_dropped: attempts that were given up after so many errors.
+    """
 
     task: Task
     episodes: list[Episode]
+    errors: list[str] = field(default_factory=list)
+    num_dropped: int = 0
 
     @property
     def rewards(self) -> list[float]:
         return [episode.reward for episode in self.episodes]
+
+    @property
+    def num_retries(self) -> int:
+        """Attempts that an error of the world's ended and that were made again."""
+        return len(self.errors) - self.num_dropped
 
 
 class EnvPool:
@@ -134,8 +149,38 @@ def collect(
     seed: Sequence[int],
     context_length: int,
     pool: EnvPool | None = None,
+    retries: int | None = None,
 ) -> list[EpisodeGroup]:
-    """Plays `group_size` episodes of every task.
+    """Plays `group_size` episodes of every task; the groups come in the order of the tasks. See `stream`."""
+    groups = dict(
+        stream(
+            sampler,
+            renderer,
+            tasks,
+            group_size,
+            params,
+            seed=seed,
+            context_length=context_length,
+            pool=pool,
+            retries=retries,
+        )
+    )
+    return [groups[index] for index in range(len(tasks))]
+
+
+def stream(
+    sampler: Sampler,
+    renderer: Renderer,
+    tasks: Sequence[Task],
+    group_size: int,
+    params: SamplingParams,
+    *,
+    seed: Sequence[int],
+    context_length: int,
+    pool: EnvPool | None = None,
+    retries: int | None = None,
+) -> Iterator[tuple[int, EpisodeGroup]]:
+    """Plays `group_size` episodes of every task, and gives each group, with its task's number, as soon as it is over.
 
     Args:
         sampler: gives the replies.
@@ -146,42 +191,75 @@ def collect(
         seed: coordinates of this call; with (task, member, turn) they seed each reply.
         context_length: an episode whose prompt outgrows it ends with the stop reason `context`.
         pool: environments to use again; by default made for this call alone.
+        retries: how often an episode that its world ends with an exception is played again, in a new environment,
+            before it is given up; what happened is in the group. None lets the exception through.
 
     Raises:
         BadEnvironment: an environment breaks the contract; its own exceptions pass through with the task named.
     """
     params = replace(params, stop=tuple(renderer.stop_sequences))  # type: ignore[arg-type]
     own_pool = pool or EnvPool()
-    groups = [EpisodeGroup(task, [Episode() for _ in range(group_size)]) for task in tasks]
-    openings = [_Opening() for _ in groups]
-    players = [
-        _Player(group.task, episode, own_pool.take(group.task), (*seed, index, member), openings[index])
-        for index, group in enumerate(groups)
-        for member, episode in enumerate(group.episodes)
-    ]
+    groups = [EpisodeGroup(task, []) for task in tasks]
+    members: list[list[Episode | None]] = [[None] * group_size for _ in tasks]
+    left = [group_size] * len(tasks)
+    openings = [_Opening() for _ in tasks]
     waiting: dict[int, _Player] = {}
+    over: list[int] = []
 
-    def speak(player: _Player) -> None:
-        prompt = player.prompt
-        if prompt is None:
+    def sit_down(index: int, member: int) -> _Player:
+        task = tasks[index]
+        return _Player(task, Episode(), own_pool.take(task), (*seed, index, member), openings[index])
+
+    def go_on(player: _Player, move: Callable[[], None]) -> None:
+        """Makes a player's move and lets it speak, or begin again, or leave."""
+        index, member = player.seed[-2:]
+        while True:
+            try:
+                move()
+                break
+            except Exception as error:
+                if retries is None:
+                    raise
+                groups[index].errors.append("\n".join([f"{type(error).__name__}: {error}", *error.__notes__]))
+                player.env.close()
+                if player.attempts >= retries:
+                    groups[index].num_dropped += 1
+                    leave(index, member, None)
+                    return
+                again = sit_down(index, member)
+                again.attempts = player.attempts + 1
+                player, move = again, partial(again.start, renderer)
+        if player.prompt is None:
             own_pool.give_back(player.task, player.env)
+            leave(index, member, player.episode)
             return
         reply_seed = sampling_seed(*player.seed, len(player.episode.turns))
+        prompt = player.prompt
         waiting[player.guarded(lambda: sampler.submit(prompt, replace(params, seed=reply_seed)))] = player
 
+    def leave(index: int, member: int, episode: Episode | None) -> None:
+        members[index][member] = episode
+        left[index] -= 1
+        if not left[index]:
+            groups[index].episodes = [found for found in members[index] if found is not None]
+            if groups[index].episodes:
+                _score_group(groups[index], own_pool)
+            over.append(index)
+
+    players = [sit_down(index, member) for index in range(len(tasks)) for member in range(group_size)]
     for player in players:
-        player.start(renderer)
-        speak(player)
-    while waiting:
+        go_on(player, partial(player.start, renderer))
+    while True:
+        while over:
+            index = over.pop(0)
+            yield index, groups[index]
+        if not waiting:
+            break
         for ticket, (completion,) in sampler.step().items():
             player = waiting.pop(ticket)
-            player.hear(completion, renderer, context_length)
-            speak(player)
-    for group in groups:
-        _score_group(group, own_pool)
+            go_on(player, partial(player.hear, completion, renderer, context_length))
     if pool is None:
         own_pool.close()
-    return groups
 
 
 @dataclass(slots=True)
@@ -203,6 +281,7 @@ class _Player:
         self.seed = seed
         self.opening = opening
         self.prompt: list[int] | None = None
+        self.attempts = 0
 
     def start(self, renderer: Renderer) -> None:
         options = None if self.task.options is None else dict(self.task.options)

@@ -1,0 +1,139 @@
+"""Asynchronous play: while a step is learnt, the episodes of the next ones are being played.
+
+The batch of step s is played with the weights before step s - staleness. Which weights those are never depends on
+timing, so a run is repeatable, and nothing is ever played in vain: play waits for the update, not the other way round.
+What was played ahead is part of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .rollouts import Episode, EpisodeGroup, Sampler, Task, Turn
+
+QUEUE_FILE = "queue.json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    """A step's groups.
+
+    Attributes:
+        groups: its groups.
+        version: number of updates behind the weights that played them.
+    """
+
+    groups: list[EpisodeGroup]
+    version: int
+
+
+class Forerunner:
+    """Plays up to `staleness` steps ahead, in a thread of its own. It is a `Learner`: its queue is saved with the rest.
+
+    Args:
+        play: plays the batch of a step with a sampler.
+        snapshot: a sampler of the policy as it is now, and its version.
+        staleness: how many steps ahead; 0 plays each step's batch when it is asked for, in the caller's thread.
+        total: the step after the last one.
+    """
+
+    def __init__(
+        self,
+        play: Callable[[Sampler, int], list[EpisodeGroup]],
+        snapshot: Callable[[], tuple[Sampler, int]],
+        *,
+        staleness: int,
+        total: int,
+    ) -> None:
+        self._play, self._snapshot = play, snapshot
+        self.staleness = staleness
+        self.total = total
+        self.version = 0
+        self._batches: dict[int, Future[Batch]] = {}
+        threads = torch.get_num_threads()
+        # A new thread would otherwise compute with as many threads as the machine has, whatever the run asked for.
+        self._thread = ThreadPoolExecutor(1, "play", initializer=lambda: torch.set_num_threads(threads))
+
+    def take(self, number: int) -> Batch:
+        """The batch of step `number`, after those that may be played by now have been begun."""
+        if not self.staleness:
+            return self._played(*self._snapshot(), number)
+        # Kept until the next step asks: a step that fails halfway is taken again, with the same batch.
+        self._batches = {step: batch for step, batch in self._batches.items() if step >= number}
+        for step in range(number, min(number + self.staleness + 1, self.total)):
+            if step not in self._batches:
+                sampler, version = self._snapshot()
+                self._batches[step] = self._thread.submit(self._played, sampler, version, step)
+        return self._batches[number].result()
+
+    def wait(self) -> None:
+        """Returns when nothing is being played."""
+        for batch in self._batches.values():
+            batch.exception()
+
+    def close(self) -> None:
+        """Ends the thread; what was not begun is not played."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def save_state(self, folder: Path) -> None:
+        """Writes what was played ahead, which is waited for."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.wait()
+        rows = {
+            str(step): {"version": batch.result().version, "groups": [_as_json(g) for g in batch.result().groups]}
+            for step, batch in self._batches.items()
+            if not batch.cancelled() and batch.exception() is None
+        }
+        (folder / QUEUE_FILE).write_text(json.dumps(rows), encoding="utf-8")
+
+    def load_state(self, folder: Path) -> None:
+        """Takes back what `save_state` wrote.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        path = folder / QUEUE_FILE
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+            batches = {
+                int(step): Batch([_from_json(group) for group in row["groups"]], int(row["version"]))
+                for step, row in rows.items()
+            }
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); use another checkpoint") from error
+        self._batches = {step: _done(batch) for step, batch in batches.items()}
+
+    def zero_grad(self) -> None:
+        """It has no gradients."""
+
+    def _played(self, sampler: Sampler, version: int, step: int) -> Batch:
+        return Batch(self._play(sampler, step), version)
+
+
+def _done(batch: Batch) -> Future[Batch]:
+    future: Future[Batch] = Future()
+    future.set_result(batch)
+    return future
+
+
+def _as_json(group: EpisodeGroup) -> dict[str, Any]:
+    """A group as JSON, less its task's arguments: those are the run's."""
+    return {**dataclasses.asdict(group), "task": [group.task.env_id, group.task.seed, group.task.options]}
+
+
+def _from_json(row: dict[str, Any]) -> EpisodeGroup:
+    env_id, seed, options = row["task"]
+    episodes: Sequence[dict[str, Any]] = row["episodes"]
+    return EpisodeGroup(
+        Task(env_id, {}, seed, options),
+        [Episode(**{**episode, "turns": [Turn(**turn) for turn in episode["turns"]]}) for episode in episodes],
+        row["errors"],
+        row["num_dropped"],
+    )
