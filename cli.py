@@ -24,11 +24,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="loragym", description="A Gymnasium for language models, trainer included.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (run, describe, summary) in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=summary, add_help=name != "train")
+        command = commands.add_parser(
+            name, help=summary, description=summary, add_help=name != "train", allow_abbrev=False
+        )
         describe(command)
         command.set_defaults(run=run)
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command != "train":
+    if rest and options.command not in ("train", "sweep"):
         parser.error(f"{options.command} does not take {' '.join(rest)}")
     options.rest = rest
     sys.exit(report_errors(lambda: options.run(options)))
@@ -59,12 +61,72 @@ def _train(options: argparse.Namespace) -> None:
 
     if options.recipe is None:
         print("usage: loragym train RECIPE [--help] [--field value ...]\n\nRecipes:")
+        width = max(map(len, RECIPES)) + 2
         for name, summary in RECIPES.items():
-            print(f"  {name:12}{summary}")
+            print(f"  {name:{width}}{summary}")
         return
-    if options.recipe not in RECIPES:
-        raise ValueError(f"unknown recipe {options.recipe!r}; there are {', '.join(RECIPES)}")
-    importlib.import_module(f"{__package__}.recipes.{options.recipe}").main(options.rest)
+    find_recipe(options.recipe).main(options.rest)
+
+
+def find_recipe(name: str) -> Any:
+    """A recipe's module.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    from .recipes import RECIPES
+
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
+    return importlib.import_module(f"{__package__}.recipes.{name.replace('/', '.')}")
+
+
+def _describe_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a recipe; further arguments are its own, the same for all runs")
+    parser.add_argument("--over", action="append", default=[], metavar="FIELD=A,B,C", help="a field and its values")
+    parser.add_argument("--samples", type=int, default=0, help="so many random trials instead of the whole grid")
+    parser.add_argument("--metric", required=True, help="what to compare runs by, as named in metrics.jsonl")
+    parser.add_argument("--goal", choices=("min", "max"), default="min", help="whether less or more is better")
+    parser.add_argument("--sweep-seed", type=int, default=0, help="seed of random trials")
+    parser.add_argument("--sweep-dir", type=Path, default=None, help="where runs and results go (runs/sweep-RECIPE)")
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from .trainers import sweep
+
+    find_recipe(options.recipe)
+    axes = [sweep.Axis.parse(text) for text in options.over]
+    folder = options.sweep_dir or Path("runs") / f"sweep-{options.recipe.replace('/', '-')}"
+    results = sweep.sweep(
+        options.recipe,
+        axes,
+        folder,
+        metric=options.metric,
+        goal=options.goal,
+        samples=options.samples,
+        seed=options.sweep_seed,
+        arguments=options.rest,
+    )
+    print(f"\n{(folder / sweep.TABLE_FILE).read_text(encoding='utf-8')}")
+    print(sweep.draw(results, axes, options.metric, folder / sweep.PICTURE_FILE))
+
+
+def _describe_recommend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a bundled name, a folder or a hub id; only its configuration is read")
+    parser.add_argument("--task", default="supervised", help="supervised, reward, dpo, rl or distillation")
+    parser.add_argument("--trained-tokens", type=int, help="how many tokens a supervised run will train on")
+
+
+def _recommend(options: argparse.Namespace) -> None:
+    from .trainers.hyperparameters import recommend
+
+    found = recommend(options.model, options.task, trained_tokens=options.trained_tokens)
+    print(f"learning rate  {found.learning_rate:.3g}")
+    print(f"batch size     {found.batch_size}")
+    print(f"rank           {found.rank}: {found.size.trained:,} weights ({found.size.attention:,} in the attention,")
+    print(f"               {found.size.mlp:,} in the MLP; the unembedding would add {found.size.unembedding:,})")
+    for note in found.notes:
+        print(f"note: {note}")
 
 
 def _describe_envs(parser: argparse.ArgumentParser) -> None:
@@ -213,6 +275,8 @@ def training_prefix(config: dict[str, Any]) -> list[Message]:
 
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], Callable[[argparse.ArgumentParser], None], str]] = {
     "train": (_train, _describe_train, "Run a recipe; `loragym train` lists them."),
+    "sweep": (_sweep, _describe_sweep, "Run a recipe over a grid of values, or random ones, and compare."),
+    "recommend": (_recommend, _describe_recommend, "A learning rate and an adapter's size to begin with, for a model."),
     "chat": (_chat, _describe_chat, "Talk to a run's policy, an adapter or a model."),
     "plot": (_plot, _describe_plot, "Draw the curves of one or more runs."),
     "render": (_render, _describe_render, "Show a conversation's tokens, and which of them are trained."),

@@ -24,7 +24,7 @@ HOW_TO_SUPPLY = (
 )
 
 
-class DataNotFound(Exception):
+class DataNotFound(FileNotFoundError):
     """No source has the rows; the message says what was tried and how to supply them."""
 
 
@@ -56,7 +56,7 @@ def load_rows(source: Source, *, split: str | None = None, config: str | None = 
     if path.exists():
         files = _files(path, split, config)
         return _read_files(files, tuple(file.stat().st_mtime_ns for file in files))
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)):
+    if path.suffix in _READERS or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)):
         raise DataNotFound(f"there is no file or folder {source}; {HOW_TO_SUPPLY}")
     return _from_hub(str(source), split, config)
 

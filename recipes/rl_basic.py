@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import tyro
 from loragym.trainers import RLConfig, rl
+from loragym.trainers.command_line import config_from
 from loragym.trainers.display import what_next
 from loragym.trainers.playground import evaluation_line
 
@@ -38,7 +38,7 @@ MAIN_JOB = RLConfig(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    config = tyro.cli(RLConfig, default=MAIN_JOB, prog="loragym train rl_basic", description=__doc__, args=argv)
+    config = config_from(MAIN_JOB, prog="loragym train rl_basic", description=__doc__, argv=argv)
     if config.env != MAIN_JOB.env and config.env_kwargs == MAIN_JOB.env_kwargs:
         config = replace(config, env_kwargs={})  # the main job's arguments are not those of another environment
     print_summary(config, rl.train(config))

@@ -187,8 +187,8 @@ def test_plot_draws_the_curves_of_runs(trained: Path, tmp_path: Path, capsys: py
         (["train", "rl_basic", "--env", "nope/Nothing-v0"], "cannot make the environment 'nope/Nothing-v0'"),
         (["train", "rl_basic", "--env-kwargs", '{"hihg": 9}'], "unexpected keyword argument 'hihg'"),
         (["train", "rl_basic", "--env", "loragym/GuessNumber-v0"], "gives no info['reference']"),
-        (["train", "sl_basic", "--data", "none.jsonl"], "none.jsonl is no file"),
-        (["train", "sl_basic", "--data", "broken.jsonl"], "broken.jsonl, line 2: expected"),
+        (["train", "sl_basic", "--data", "none.jsonl"], "there is no file or folder none.jsonl"),
+        (["train", "sl_basic", "--data", "broken.jsonl"], "broken.jsonl:2 is not JSON"),
     ],
 )
 def test_what_cannot_work_is_one_line_and_leaves_nothing(

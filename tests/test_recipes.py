@@ -53,7 +53,7 @@ def run(name: str, model: str, folder: Path, *arguments: str) -> list[dict[str, 
     [
         ("rl_basic", "Episodes of each problem; their mean reward is the baseline."),
         ("rl_loop", "Replies to each problem (G)."),
-        ("sl_basic", "Share of the conversations held out."),
+        ("sl_basic", "Share of the conversations held out"),
         ("sl_loop", "Steps between looks at the held-out conversations."),
     ],
 )

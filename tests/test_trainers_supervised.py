@@ -11,15 +11,17 @@ import pytest
 import worlds  # noqa: F401
 from loragym.agents import Datum
 from loragym.agents.testing import save_tiny_model, tiny_tokenizer
+from loragym.envs.datasets import BadData, DataNotFound
 from loragym.messages import assistant, system, user
-from loragym.renderers import TrainOn, get_renderer
+from loragym.renderers import LengthLimit, TrainOn, get_renderer
 from loragym.trainers import SupervisedConfig, supervised
 from loragym.trainers.conversations import (
+    Example,
     environment_conversations,
-    epoch_order,
     read_conversations,
-    supervised_datum,
+    supervised_datums,
 )
+from loragym.trainers.epochs import epoch_order
 from loragym.trainers.run_directory import read_metrics
 from loragym.trainers.supervised import load_conversations, mean_nll
 
@@ -74,7 +76,7 @@ def test_a_file_of_conversations_is_learnt_and_part_of_it_held_out(model: str, t
     config = small(model, tmp_path, data=data, test_fraction=0.25, epochs=6, batch_size=8)
     training, held_out = load_conversations(config)
     assert (len(training), len(held_out)) == (15, 5)
-    assert {c[0]["content"] for c in (*training, *held_out)} == {f"Say {i}" for i in range(20)}
+    assert {c.messages[0]["content"] for c in (*training, *held_out)} == {f"Say {i}" for i in range(20)}
     summary = supervised.train(config)
     assert summary["after"]["test/nll"] < 0.5 * summary["before"]["test/nll"]
     again = supervised.train(config)
@@ -83,10 +85,10 @@ def test_a_file_of_conversations_is_learnt_and_part_of_it_held_out(model: str, t
 
 def test_an_environments_answers_are_split_as_the_environment_splits_them() -> None:
     training, held_out = load_conversations(SupervisedConfig(env_kwargs={"high": 9}, env_problems=200))
-    asked = [{conversation[-2]["content"] for conversation in part} for part in (training, held_out)]
+    asked = [{example.messages[-2]["content"] for example in part} for part in (training, held_out)]
     assert (len(training), len(held_out)) == (200, 20)
     assert not asked[0] & asked[1]
-    for *_, question, answer in training:
+    for *_, question, answer in (example.messages for example in training):
         x, y = map(int, question["content"].removeprefix("What is ").removesuffix("?").split("+"))
         assert answer["content"] == str(x + y)
 
@@ -99,9 +101,7 @@ def test_no_answers_to_learn_is_an_error_that_says_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
-        ("{broken", "JSONDecodeError"),
         ('{"prompt": "hi"}', "KeyError: 'messages'"),
-        ("[]", "TypeError"),
         ('{"messages": "hi"}', "expected a sequence of messages"),
         ('{"messages": [{"role": "robot", "content": "hi"}]}', "role is one of"),
         ('{"messages": [{"role": "user"}]}', "content is a str, got None"),
@@ -109,15 +109,17 @@ def test_no_answers_to_learn_is_an_error_that_says_what_to_do() -> None:
 )
 def test_a_line_that_is_no_conversation_is_named(tmp_path: Path, row: str, complaint: str) -> None:
     data = lines(tmp_path, chat("a", "b"), "", row, chat("c", "d"))
-    with pytest.raises(ValueError, match=r"chats.jsonl, line 3: expected .*messages") as caught:
+    with pytest.raises(ValueError, match=r"chats.jsonl, row 2: expected .*messages") as caught:
         supervised.train(small("no/such-model", tmp_path, data=data))
     assert complaint in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none.jsonl is no file"):
+    with pytest.raises(DataNotFound, match=r"there is no file or folder .*none.jsonl"):
         read_conversations(tmp_path / "none.jsonl")
+    with pytest.raises(BadData, match=r"chats.jsonl:2 is not JSON"):
+        read_conversations(lines(tmp_path, chat("a", "b"), "{broken"))
     with pytest.raises(ValueError, match="holds no conversation"):
         read_conversations(lines(tmp_path, "", " "))
     (tmp_path / "latin.jsonl").write_bytes(b'{"messages": "\xe4"}')
@@ -132,8 +134,8 @@ def test_texts_may_hold_any_character_and_lines_end_either_way(tmp_path: Path) -
     raw = json.dumps(chat("2", said.replace("\ud83d", "")), ensure_ascii=False) + "\r\n"
     path.write_bytes((escaped + "\r\n" + raw).encode())
     first, second = read_conversations(path)
-    assert first[1]["content"] == said
-    assert second[1]["content"] == said.replace("\ud83d", "")
+    assert first.messages[1]["content"] == said
+    assert second.messages[1]["content"] == said.replace("\ud83d", "")
 
 
 def test_all_held_out_is_refused(tmp_path: Path) -> None:
@@ -146,16 +148,50 @@ def test_a_datum_trains_what_was_asked_for_and_is_cut_where_asked_for() -> None:
     renderer = get_renderer(tiny_tokenizer())
     conversation = [system("s"), user("q"), assistant("one"), user("r"), assistant("two")]
 
-    def trained(train_on: TrainOn, max_length: int | None = None) -> str:
-        datum = supervised_datum(conversation, renderer, train_on=train_on, max_length=max_length)
-        assert datum is not None
+    def trained(train_on: TrainOn, max_length: int = 1000) -> str:
+        limit = LengthLimit(max_length, "truncate")
+        (datum,) = supervised_datums(Example(tuple(conversation)), renderer, train_on=train_on, limit=limit)
         return str(tiny_tokenizer().decode(np.asarray(datum.targets)[datum.trained].tolist()))
 
     assert trained(TrainOn.LAST_ASSISTANT) == "two<|im_end|>"
     assert trained(TrainOn.ALL_ASSISTANT) == "one<|im_end|>two<|im_end|>"
     whole = renderer.build_supervised_example(conversation).tokens
     assert trained(TrainOn.ALL_ASSISTANT, len(whole) - 3) == "one<|im_end|>tw"
-    assert supervised_datum(conversation, renderer, train_on=TrainOn.LAST_ASSISTANT, max_length=10) is None
+    none = supervised_datums(
+        Example(tuple(conversation)),
+        renderer,
+        train_on=TrainOn.LAST_ASSISTANT,
+        limit=(limit := LengthLimit(10, "truncate")),
+    )
+    assert (none, limit.dropped) == ([], 1)
+
+
+def test_rows_may_be_prompts_with_completions_and_have_weights(tmp_path: Path) -> None:
+    rows = [{"prompt": "hi", "completion": "ho"}, {"prompt": [user("a")], "completion": [assistant("b")], "weight": 2}]
+    first, second = read_conversations(rows)
+    assert first == Example((user("hi"), assistant("ho")))
+    assert second == Example((user("a"), assistant("b")), 2.0)
+    renderer = get_renderer(tiny_tokenizer())
+    (datum,) = supervised_datums(second, renderer, train_on=TrainOn.ALL_ASSISTANT, limit=LengthLimit(100, "truncate"))
+    assert set(datum.weights or ()) == {0.0, 2.0}
+    with pytest.raises(BadData, match=r"row 1: .*a weight is a number of at least 0, got -1"):
+        read_conversations([{"prompt": "hi", "completion": "ho", "weight": -1}])
+
+
+def test_held_out_conversations_may_lie_apart(tmp_path: Path) -> None:
+    for name, said in (("train", "abc"), ("test", "xyz")):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(chat("q", said)) + "\n")
+    for changes in ({"test_split": "test"}, {"test_data": str(tmp_path / "test.jsonl")}):
+        training, held_out = load_conversations(SupervisedConfig(data=str(tmp_path), **changes))
+        assert [e.messages[-1]["content"] for e in (*training, *held_out)] == ["abc", "xyz"]
+
+
+def test_bits_per_byte_are_the_bits_of_the_tokens_over_the_bytes_of_their_text(model: str, tmp_path: Path) -> None:
+    data = lines(tmp_path, *[chat("q", "añb") for _ in range(4)])
+    summary = supervised.train(small(model, tmp_path, data=data, test_fraction=0.5))
+    # 4 bytes of text, each a token here, and one token that ends the turn.
+    found = summary["before"]
+    assert found["test/bits_per_byte"] == pytest.approx(found["test/nll"] * 5 / 4 / np.log(2))
 
 
 def test_long_conversations_are_cut_and_counted(model: str, tmp_path: Path) -> None:

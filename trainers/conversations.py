@@ -1,55 +1,77 @@
-"""Conversations to train on: from a JSONL file, or an environment's problems with their reference answers."""
+"""Conversations to train on: from any data set, or an environment's problems with their reference answers."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
-import numpy as np
 
 from ..agents import Datum
 from ..envs import checked_reset
-from ..messages import Message, assistant, check_messages
-from ..renderers import Renderer, TrainOn
+from ..envs.datasets import BadData, Source, load_rows
+from ..messages import Message, assistant, check_messages, user
+from ..renderers import LengthLimit, Renderer, TrainOn, build_supervised_examples
 from .rollouts import sampling_seed
 
 Conversation = tuple[Message, ...]
 
 
-def read_conversations(path: str | Path) -> list[Conversation]:
-    """Reads JSON lines `{"messages": [{"role": ..., "content": ...}, ...]}`, as TRL and the Hugging Face hub have them.
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A conversation to learn, and how much it counts.
+
+    Attributes:
+        messages: the conversation.
+        weight: a factor of its tokens' loss.
+    """
+
+    messages: Conversation
+    weight: float = 1.0
+
+
+def read_conversations(source: Source, *, split: str | None = None, config: str | None = None) -> list[Example]:
+    """Reads rows `{"messages": [{"role": ..., "content": ...}, ...]}`, as TRL and the Hugging Face hub have them.
+
+    A row may have a `weight`. Rows of `prompt` and `completion`, texts or messages, are conversations as well.
+
+    Args:
+        source, split, config: see `envs.datasets.load_rows`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not UTF-8, or a line is no conversation; the error names the file, the line and what is
-            wrong.
+        DataNotFound: there is no such file or data set.
+        BadData: a row is no conversation; the error names it and says what is wrong.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f'{file} is no file; expected JSON lines of {{"messages": [...]}}')
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text ({error})") from error
-    conversations = []
-    # Not splitlines(): JSON strings may hold other line separators, such as U+2028, as they are.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
+    where = source if isinstance(source, str | os.PathLike) else "the conversations"
+    examples = []
+    for number, row in enumerate(load_rows(source, split=split, config=config), 1):
         try:
-            row = json.loads(line)
-            conversations.append(check_messages(row["messages"]))
+            examples.append(_example(row))
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f'{file}, line {number}: expected {{"messages": [{{"role": ..., "content": ...}}]}}, '
-                f"got {line[:120]!r} ({type(error).__name__}: {error})"
+            raise BadData(
+                f'{where}, row {number}: expected {{"messages": [{{"role": ..., "content": ...}}]}}, '
+                f"got {str(dict(row))[:120]} ({type(error).__name__}: {error})"
             ) from error
-    if not conversations:
-        raise ValueError(f"{file} holds no conversation")
-    return conversations
+    if not examples:
+        raise BadData(f"{where} holds no conversation")
+    return examples
+
+
+def _example(row: Mapping[str, Any]) -> Example:
+    if "messages" in row or "completion" not in row:
+        messages = check_messages(row["messages"])
+    else:
+        sides = [
+            (make(row[name]),) if isinstance(row[name], str) else check_messages(row[name], where=name)
+            for name, make in (("prompt", user), ("completion", assistant))
+        ]
+        messages = (*sides[0], *sides[1])
+    weight = 1.0 if row.get("weight") is None else float(row["weight"])
+    if not 0 <= weight < float("inf"):
+        raise ValueError(f"a weight is a number of at least 0, got {weight}")
+    return Example(messages, weight)
 
 
 def reference_conversation(env: gymnasium.Env[Any, Any], seed: int) -> Conversation:
@@ -67,23 +89,26 @@ def reference_conversation(env: gymnasium.Env[Any, Any], seed: int) -> Conversat
     return (*messages, assistant(info["reference"]))
 
 
-def environment_conversations(env_id: str, kwargs: Mapping[str, Any], count: int, seed: int) -> list[Conversation]:
+def environment_conversations(env_id: str, kwargs: Mapping[str, Any], count: int, seed: int) -> list[Example]:
     """`count` problems of an environment with their reference answers."""
     env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
-    conversations = [reference_conversation(env, sampling_seed(seed, i) % 2**31) for i in range(count)]
+    examples = [Example(reference_conversation(env, sampling_seed(seed, i) % 2**31)) for i in range(count)]
     env.close()
-    return conversations
+    return examples
 
 
-def supervised_datum(
-    conversation: Sequence[Message], renderer: Renderer, *, train_on: TrainOn, max_length: int | None = None
-) -> Datum | None:
-    """The conversation as a datum, cut at `max_length` tokens; None if nothing that is trained is left."""
-    tokens, weights = renderer.build_supervised_example(conversation, train_on=train_on)
-    tokens, weights = tokens[:max_length], weights[:max_length]
-    return Datum.supervised(tokens, weights) if any(weights[1:]) else None
+def supervised_datums(example: Example, renderer: Renderer, *, train_on: TrainOn, limit: LengthLimit) -> list[Datum]:
+    """A conversation as datums: one, or one a turn where the renderer rewrites the past; without those left out.
 
-
-def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of `count` examples in an epoch: a function of seed and epoch alone."""
-    return np.random.default_rng([seed, epoch]).permutation(count)
+    Args:
+        example: the conversation.
+        renderer: turns it into tokens.
+        train_on: which messages are trained.
+        limit: cuts what is too long, and counts.
+    """
+    datums = []
+    for built in build_supervised_examples(renderer, example.messages, (), train_on):
+        kept = limit(built)
+        if kept is not None and example.weight and any(kept.weights[1:]):
+            datums.append(Datum.supervised(kept.tokens, [weight * example.weight for weight in kept.weights]))
+    return datums

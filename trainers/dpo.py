@@ -19,9 +19,10 @@ from ..agents.losses import PREFERENCE_LOSSES, preference_loss
 from ..renderers import get_renderer
 from .config import at_least, at_most, one_of
 from .display import Column, StepTable
+from .epochs import Epochs
 from .learners import Learners
 from .loop import StepResult, conduct, held_out_figures
-from .pair_data import Epochs, PairConfig, fitting
+from .pair_data import PairConfig, fitting
 from .preferences import Pair, reply_datum, reply_logprobs
 from .references import START, check_reference, make_reference
 

@@ -1,13 +1,12 @@
-"""What trainers on pairs have in common: where the pairs come from, and in which order they are learnt."""
+"""What trainers on pairs have in common: where the pairs come from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from .config import RunConfig, at_least
-from .conversations import epoch_order
 from .preferences import Pair, read_pairs, split_pairs
 
 T = TypeVar("T")
@@ -62,33 +61,6 @@ class PairConfig(RunConfig):
         if not training:
             raise ValueError(f"{self.data}: all {len(pairs)} pairs would be held out; lower test-fraction")
         return training, held_out
-
-
-class Epochs(Generic[T]):
-    """Examples batch by batch: each epoch's order follows from the seed alone.
-
-    Args:
-        examples: at least one.
-        batch_size: examples of a step; the last batch of an epoch may be smaller.
-        epochs: how often each is met.
-        seed: of the order.
-    """
-
-    def __init__(self, examples: Sequence[T], batch_size: int, epochs: int, seed: int) -> None:
-        self.examples = examples
-        self.batch_size = batch_size
-        self.seed = seed
-        self.batches_per_epoch = -(-len(examples) // batch_size)
-        self.total = self.batches_per_epoch * epochs
-
-    def epoch(self, step: int) -> int:
-        return step // self.batches_per_epoch
-
-    def batch(self, step: int) -> list[T]:
-        """The examples of step `step`."""
-        epoch, batch = divmod(step, self.batches_per_epoch)
-        order = epoch_order(len(self.examples), self.seed, epoch)
-        return [self.examples[i] for i in order[batch * self.batch_size : (batch + 1) * self.batch_size]]
 
 
 def fitting(pairs: Sequence[Pair], make: Callable[[Pair], T | None], max_length: int) -> tuple[list[T], int]:

@@ -15,8 +15,9 @@ from ..agents.losses import bradley_terry
 from ..renderers import Renderer, get_renderer
 from .config import at_least, one_of
 from .display import Column, StepTable
+from .epochs import Epochs
 from .loop import StepResult, conduct, held_out_figures
-from .pair_data import Epochs, PairConfig, fitting
+from .pair_data import PairConfig, fitting
 from .preferences import Pair
 from .reward_models import judged_examples, label_probabilities, scored_datum
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import numpy as np
 
 from ..agents import Datum, LoraPolicy
 from ..agents.losses import NORMALIZATIONS
-from ..renderers import TrainOn, get_renderer
+from ..renderers import LengthLimit, TrainOn, get_renderer
 from .config import RunConfig, at_least, one_of
-from .conversations import Conversation, environment_conversations, epoch_order, read_conversations, supervised_datum
+from .conversations import Example, environment_conversations, read_conversations, supervised_datums
 from .display import Column, StepTable
+from .epochs import Epochs
 from .evaluation import check_env_id, takes_split
 from .json_argument import JSON_OBJECT
 from .loop import StepResult, conduct, held_out_figures
@@ -22,6 +24,7 @@ from .loop import StepResult, conduct, held_out_figures
 COLUMNS = (
     Column("nll", "train/nll", ".4f"),
     Column("test nll", "test/nll", ".4f"),
+    Column("bits/byte", "test/bits_per_byte", ".3f"),
     Column("grad", "grad_norm", ".2f"),
     Column("tokens", "trained_tokens", ".0f"),
     Column("tokens/s", "tokens_per_second", ".0f"),
@@ -36,9 +39,18 @@ class SupervisedConfig(RunConfig):
     run_dir: str = "runs/supervised"
     """Directory of the run; running the same command again resumes it."""
     data: str = ""
-    """JSONL file of conversations, {"messages": [...]} a line; if empty, the environment's reference answers."""
+    """Conversations: a JSONL or Parquet file, a folder, or a data set's id on the hub, with rows of messages, or of
+    prompt and completion, and a weight if wanted; if empty, the environment's reference answers."""
+    data_config: str | None = None
+    """Which configuration of a hub data set."""
+    data_split: str | None = None
+    """Which split is trained; by default train where there are test data, else everything."""
+    test_data: str = ""
+    """Held-out conversations; by default a share of the data."""
+    test_split: str | None = None
+    """Held-out split: of the test data, or of the data itself."""
     test_fraction: float = 0.1
-    """Share of the conversations held out."""
+    """Share of the conversations held out where there are no test data."""
     env: str = "loragym/Arithmetic-v0"
     """Environment whose reference answers are learnt where no data file is given."""
     env_kwargs: Annotated[dict[str, Any], JSON_OBJECT] = field(default_factory=dict)
@@ -48,7 +60,9 @@ class SupervisedConfig(RunConfig):
     train_on: TrainOn = TrainOn.ALL_ASSISTANT
     """Which messages are trained."""
     max_length: int = 1024
-    """Longer conversations are cut to so many tokens, and counted."""
+    """Longer conversations are cut to so many tokens, or left out, and counted."""
+    overlong: str = "truncate"
+    """What becomes of longer conversations: truncate or drop."""
     epochs: int = 1
     """Passes over the data."""
     batch_size: int = 32
@@ -58,7 +72,7 @@ class SupervisedConfig(RunConfig):
     schedule: str = "linear"
     """Learning rate over the run: constant, linear (to 0) or cosine (to 0)."""
     normalization: str = "token"
-    """How token losses add up: token (mean over tokens), sequence (mean of means) or sum."""
+    """How tokens are weighted: token (each the same), sequence (each conversation the same) or sum."""
     eval_every: int = 10
     """Steps between evaluations on the held-out conversations; 0 evaluates only at the ends."""
 
@@ -72,6 +86,7 @@ class SupervisedConfig(RunConfig):
         if self.test_fraction >= 1:
             raise ValueError(f"test-fraction is below 1, got {self.test_fraction}")
         one_of(self, "normalization", NORMALIZATIONS)
+        one_of(self, "overlong", ("truncate", "drop"))
 
 
 def train(config: SupervisedConfig) -> dict[str, Any]:
@@ -86,10 +101,15 @@ def train(config: SupervisedConfig) -> dict[str, Any]:
     return conduct(config, lambda: SupervisedTrainer(config, config.load_policy(), training, held_out), COLUMNS)
 
 
-def load_conversations(config: SupervisedConfig) -> tuple[list[Conversation], list[Conversation]]:
-    """Training and held-out conversations: of the file, split at random; or of the environment's two splits."""
+def load_conversations(config: SupervisedConfig) -> tuple[list[Example], list[Example]]:
+    """Training and held-out conversations: of the data, split at random or as they are; or of the environment's."""
     if config.data:
-        conversations = read_conversations(config.data)
+        held_out_apart = bool(config.test_data or config.test_split)
+        split = config.data_split or ("train" if held_out_apart else None)
+        conversations = read_conversations(config.data, split=split, config=config.data_config)
+        if held_out_apart:
+            source, test_config = config.test_data or config.data, None if config.test_data else config.data_config
+            return conversations, read_conversations(source, split=config.test_split, config=test_config)
         order = np.random.default_rng(config.seed).permutation(len(conversations))
         held_out = round(config.test_fraction * len(conversations))
         if held_out == len(conversations):
@@ -111,30 +131,27 @@ class SupervisedTrainer:
         self,
         config: SupervisedConfig,
         policy: LoraPolicy,
-        training: Sequence[Conversation],
-        held_out: Sequence[Conversation],
+        training: Sequence[Example],
+        held_out: Sequence[Example],
     ) -> None:
         self.config = config
         self.policy = self.learner = policy
         self.renderer = get_renderer(policy.base.tokenizer, config.renderer)
-        self.num_cut = 0
-        self.training = self._datums(training)
-        self.held_out = self._datums(held_out)
-        self.batches_per_epoch = -(-len(self.training) // config.batch_size)
+        self.limit = LengthLimit(config.max_length, config.overlong)  # type: ignore[arg-type]
+        self.epochs = Epochs(self._datums(training, self.limit), config.batch_size, config.epochs, config.seed)
+        self.held_out = self._datums(held_out, replace(self.limit))
+        self.held_out_bytes = sum(trained_bytes(datum, policy.base.tokenizer) for datum in self.held_out)
 
     @property
     def total_steps(self) -> int:
-        return self.batches_per_epoch * self.config.epochs
+        return self.epochs.total
 
     def step(self, number: int, table: StepTable) -> StepResult:
         """Learns the batch of step `number`."""
         config, began = self.config, time.monotonic()
-        epoch, batch = divmod(number, self.batches_per_epoch)
         due = number == 0 or (config.eval_every and number % config.eval_every == 0)
         metrics = self.evaluate() if due else {}
-        order = epoch_order(len(self.training), config.seed, epoch)
-        chosen = order[batch * config.batch_size : (batch + 1) * config.batch_size]
-        data = [self.training[i] for i in chosen]
+        data = self.epochs.batch(number)
         out = self.policy.forward_backward(
             data,
             "cross_entropy",
@@ -142,15 +159,28 @@ class SupervisedTrainer:
         )
         rate = config.learning_rate * config.rate_factor(number, self.total_steps)
         updated = self.policy.optim_step(config.adam(rate))
-        metrics |= out.metrics | updated | {"train/nll": mean_nll(data, out.logprobs), "epoch": float(epoch)}
+        metrics |= (
+            out.metrics
+            | updated
+            | {"train/nll": mean_nll(data, out.logprobs), "epoch": float(self.epochs.epoch(number))}
+        )
         metrics["tokens_per_second"] = metrics["trained_tokens"] / (time.monotonic() - began)
         return StepResult(metrics)
 
     def evaluate(self) -> dict[str, float]:
-        """Mean negative log-likelihood of the held-out tokens, in nats."""
+        """Of the held-out tokens the mean negative log-likelihood in nats, and bits per byte of their text.
+
+        Bits per byte do not depend on the tokenizer, so models can be compared by them. Tokens that are no text, such
+        as the end of a turn, count among the bits and not among the bytes.
+        """
         if not self.held_out:
             return {}
-        return {"test/nll": mean_nll(self.held_out, self.policy.forward(self.held_out).logprobs)}
+        logprobs = self.policy.forward(self.held_out).logprobs
+        found = {"test/nll": mean_nll(self.held_out, logprobs)}
+        if self.held_out_bytes:
+            nats = -sum(float(p[datum.trained].sum()) for datum, p in zip(self.held_out, logprobs, strict=True))
+            found["test/bits_per_byte"] = nats / math.log(2) / self.held_out_bytes
+        return found
 
     def summarize(self, rows: Sequence[dict[str, Any]], final: dict[str, float]) -> dict[str, Any]:
         """Held-out figures before and after, the training data, and the speed."""
@@ -160,35 +190,34 @@ class SupervisedTrainer:
             "after": final,
             "first_nll": steps[0]["train/nll"],
             "last_nll": steps[-1]["train/nll"],
-            "conversations": len(self.training),
-            "cut_conversations": self.num_cut,
+            "conversations": len(self.epochs.examples),
+            "cut_conversations": self.limit.truncated,
+            "dropped_conversations": self.limit.dropped,
             "trained_tokens_per_second": float(np.mean([row["tokens_per_second"] for row in steps])),
         }
 
     def close(self) -> None:
         """Nothing to release."""
 
-    def _datums(self, conversations: Sequence[Conversation]) -> list[Datum]:
+    def _datums(self, examples: Sequence[Example], limit: LengthLimit) -> list[Datum]:
         datums = []
-        for conversation in conversations:
+        for example in examples:
             try:
-                whole = supervised_datum(conversation, self.renderer, train_on=self.config.train_on)
+                datums += supervised_datums(example, self.renderer, train_on=self.config.train_on, limit=limit)
             except ValueError as error:
-                raise ValueError(f"cannot train on the conversation {str(conversation)[:200]}: {error}") from error
-            datum = whole
-            if whole is not None and len(whole.tokens) >= self.config.max_length:
-                self.num_cut += 1
-                datum = supervised_datum(
-                    conversation, self.renderer, train_on=self.config.train_on, max_length=self.config.max_length
-                )
-            if datum is not None:
-                datums.append(datum)
-        if conversations and not datums:
+                raise ValueError(f"cannot train on the conversation {str(example.messages)[:200]}: {error}") from error
+        if examples and not datums:
             raise ValueError(
-                f"none of {len(conversations)} conversations has a token to train on with train-on "
+                f"none of {len(examples)} conversations has a token to train on with train-on "
                 f"{self.config.train_on} and max-length {self.config.max_length}"
             )
         return datums
+
+
+def trained_bytes(datum: Datum, tokenizer: Any) -> int:
+    """The length of the text that a datum's trained targets spell, in bytes of UTF-8, without special tokens."""
+    targets = np.asarray(datum.targets)[datum.trained].tolist()
+    return len(tokenizer.decode(targets, skip_special_tokens=True).encode("utf-8", "replace"))
 
 
 def mean_nll(data: Sequence[Datum], logprobs: Sequence[np.ndarray]) -> float:

@@ -1,0 +1,128 @@
+"""A trainer's config: defaults, overruled by a YAML or TOML file, overruled by the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+C = TypeVar("C")
+FILE_OPTION = "--config"
+HELP = """
+
+Fields may also come from a YAML or TOML file: --config FILE. The command line overrules the file."""
+
+
+def config_from(default: C, *, prog: str, description: str | None, argv: Sequence[str] | None = None) -> C:
+    """The config that a user asks for.
+
+    Args:
+        default: a config dataclass with its values; its field docs are the help.
+        prog, description: for the help.
+        argv: the command line's arguments; by default the process's own.
+
+    Raises:
+        ValueError: the file cannot be read, or has fields or values that the config does not take.
+        SystemExit: the command line is wrong, or asked for help.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    while (found := _take_file(arguments)) is not None:
+        default = with_file(default, found)
+    return tyro.cli(type(default), default=default, prog=prog, description=(description or "") + HELP, args=arguments)
+
+
+def with_file(config: C, path: str | Path) -> C:
+    """The config with the fields of a file.
+
+    Raises:
+        ValueError: see `config_from`.
+    """
+    given = _read(Path(path))
+    known = {f.name: f for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(type(config))
+    values = {}
+    for written, value in given.items():
+        name = str(written).replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise ValueError(
+                f"{path}: there is no field {written!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+        values[name] = _checked(value, hints[name], f"{path}: {written}")
+    try:
+        return dataclasses.replace(config, **values)  # type: ignore[type-var]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _take_file(arguments: list[str]) -> str | None:
+    """Takes the first `--config FILE` or `--config=FILE` out of the arguments."""
+    for index, argument in enumerate(arguments):
+        if argument == FILE_OPTION:
+            if index + 1 == len(arguments):
+                raise ValueError(f"{FILE_OPTION} needs a file")
+            file = arguments[index + 1]
+            del arguments[index : index + 2]
+            return file
+        if argument.startswith(f"{FILE_OPTION}="):
+            del arguments[index]
+            return argument.removeprefix(f"{FILE_OPTION}=")
+    return None
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the config file {path}: {error}") from error
+    try:
+        if path.suffix == ".toml":
+            found: Any = tomllib.loads(text)
+        elif path.suffix in (".yaml", ".yml"):
+            import yaml
+
+            try:
+                found = yaml.safe_load(text) or {}
+            except yaml.YAMLError as error:
+                raise ValueError(str(error)) from error
+        else:
+            raise ValueError("its name ends in neither .yaml, .yml nor .toml")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"cannot read the config file {path}: {error}") from error
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{path}: expected fields with their values, got {type(found).__name__}")
+    return found
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    """The value as the field's type has it; whole numbers do for floats, and numerals such as 1e-4, which YAML reads as
+    text.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    origin = typing.get_origin(hint)
+    choices = typing.get_args(hint) if origin in (typing.Union, types.UnionType) else (hint,)
+    if value is None and type(None) in choices:
+        return None
+    for choice in choices:
+        kind = typing.get_origin(choice) or choice
+        if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+            try:
+                return float(value)
+            except ValueError:
+                continue
+        if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+            return value
+        if isinstance(kind, type) and isinstance(value, str) and issubclass(kind, str):
+            return kind(value)  # an enumeration's member by its value
+    names = " or ".join(getattr(choice, "__name__", str(choice)) for choice in choices)
+    raise ValueError(f"{where} is {value!r:.80}; expected {names}")
