@@ -2,6 +2,14 @@
 
 RECIPES = {
     "rl_basic": "Reinforcement learning on arithmetic from a short warm-up: the main job, on the trainer.",
+    "ppo": "The same task by PPO proper: an actor and a critic on one frozen base.",
+    "math_rl": "Reinforcement learning on countdown, arithmetic or a data set of word problems.",
+    "distillation": "Teachers are trained, then a student learns from them, on its replies or on theirs.",
+    "dpo": "Direct preference optimisation on pairs of your own.",
+    "reward": "A reward model, scalar or judge, from pairs of your own.",
+    "preference/shorter": "Replies learn to be short, by comparison with one another.",
+    "preference/rlhf": "Warm-up, reward model and RL in one command, held against a gold preference.",
+    "preference/dpo": "Direct preference optimisation on the same pairs.",
     "rl_loop": "The same in one flat file on the primitives alone.",
     "sl_basic": "Supervised learning from conversations or reference answers, on the trainer.",
     "sl_loop": "The same in one flat file on the primitives alone.",

@@ -10,11 +10,10 @@ A few supervised steps teach it the form of an answer; the right answers it find
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
+from loragym.recipes.running import play_config
 from loragym.trainers import RLConfig, rl
-from loragym.trainers.command_line import config_from
 from loragym.trainers.display import what_next
 from loragym.trainers.playground import evaluation_line
 
@@ -38,9 +37,7 @@ MAIN_JOB = RLConfig(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    config = config_from(MAIN_JOB, prog="loragym train rl_basic", description=__doc__, argv=argv)
-    if config.env != MAIN_JOB.env and config.env_kwargs == MAIN_JOB.env_kwargs:
-        config = replace(config, env_kwargs={})  # the main job's arguments are not those of another environment
+    config = play_config(MAIN_JOB, "rl_basic", __doc__, argv)
     print_summary(config, rl.train(config))
 
 

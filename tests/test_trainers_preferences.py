@@ -259,7 +259,6 @@ def test_pairs_that_are_too_long_are_left_out_and_counted(model: str, tmp_path: 
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"data": ""}, "data names the pairs"),
         ({"loss": "nope"}, r"loss is one of \['dpo', 'ipo'\]"),
         ({"smoothing": 0.6}, "smoothing is at most 0.5"),
         ({"reference": "no/such/folder"}, "neither a PEFT folder"),
@@ -269,7 +268,12 @@ def test_pairs_that_are_too_long_are_left_out_and_counted(model: str, tmp_path: 
 )
 def test_a_config_that_cannot_be_used_is_refused_at_once(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=complaint):
-        DPOConfig(**{"data": "x.jsonl"} | changes)
+        DPOConfig(**changes)
+
+
+def test_without_pairs_nothing_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="data names the pairs to learn from"):
+        dpo.train(small(DPOConfig, "no/such-model", tmp_path))
 
 
 def test_the_tiny_tokenizer_tells_the_judges_letters_apart() -> None:

@@ -1,22 +1,35 @@
 """Training loops and what they share: rollouts, datums, run directories, checkpoints, evaluation."""
 
+from .distillation import DistillationConfig, DistillationTrainer
+from .dpo import DPOConfig, DPOTrainer
 from .loop import Interrupted
+from .reward import RewardConfig, RewardTrainer
+from .reward_models import JudgeRewardModel, ScalarRewardModel, load_reward_model
 from .rl import RLConfig, RLTrainer
 from .rollouts import Episode, EpisodeGroup, Task, Turn, collect
 from .run_directory import RunDirectory, RunError
 from .supervised import SupervisedConfig, SupervisedTrainer
 
 __all__ = [
+    "DPOConfig",
+    "DPOTrainer",
+    "DistillationConfig",
+    "DistillationTrainer",
     "Episode",
     "EpisodeGroup",
     "Interrupted",
+    "JudgeRewardModel",
     "RLConfig",
     "RLTrainer",
+    "RewardConfig",
+    "RewardTrainer",
     "RunDirectory",
     "RunError",
+    "ScalarRewardModel",
     "SupervisedConfig",
     "SupervisedTrainer",
     "Task",
     "Turn",
     "collect",
+    "load_reward_model",
 ]

@@ -45,7 +45,10 @@ def with_file(config: C, path: str | Path) -> C:
     Raises:
         ValueError: see `config_from`.
     """
-    given = _read(Path(path))
+    return _with_fields(config, _read(Path(path)), str(path))
+
+
+def _with_fields(config: C, given: Mapping[str, Any], path: str) -> C:
     known = {f.name: f for f in dataclasses.fields(config)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(type(config))
     values = {}
@@ -56,7 +59,11 @@ def with_file(config: C, path: str | Path) -> C:
             raise ValueError(
                 f"{path}: there is no field {written!r}" + (f"; did you mean {near[0]!r}?" if near else "")
             )
-        values[name] = _checked(value, hints[name], f"{path}: {written}")
+        inner = getattr(config, name)
+        if dataclasses.is_dataclass(inner) and isinstance(value, Mapping):
+            values[name] = _with_fields(inner, value, f"{path}: {written}")
+        else:
+            values[name] = _checked(value, hints[name], f"{path}: {written}")
     try:
         return dataclasses.replace(config, **values)  # type: ignore[type-var]
     except ValueError as error:

@@ -44,8 +44,6 @@ class PairConfig(RunConfig):
             at_least(self, name, 0)
         if self.test_fraction >= 1:
             raise ValueError(f"test-fraction is below 1, got {self.test_fraction}")
-        if not self.data:
-            raise ValueError("data names the pairs to learn from: a file, a folder or a hub id; got nothing")
 
     def load_pairs(self) -> tuple[list[Pair], list[Pair]]:
         """Training and held-out pairs.
@@ -53,6 +51,8 @@ class PairConfig(RunConfig):
         Raises:
             DataNotFound, BadData, ValueError: there are none.
         """
+        if not self.data:
+            raise ValueError("data names the pairs to learn from: a file, a folder or a hub id; got nothing")
         split = None if self.test_data else "train"
         pairs = read_pairs(self.data, split=split, config=self.data_config)
         if self.test_data:

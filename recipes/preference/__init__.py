@@ -1,0 +1,1 @@
+"""Learning from preferences: shorter replies, reward models and RL on them, direct preference optimisation."""
