@@ -5,6 +5,7 @@ RECIPES = {
     "ppo": "The same task by PPO proper: an actor and a critic on one frozen base.",
     "math_rl": "Reinforcement learning on countdown, arithmetic or a data set of word problems.",
     "distillation": "Teachers are trained, then a student learns from them, on its replies or on theirs.",
+    "prompt_distillation": "A long instruction with worked examples becomes part of the weights.",
     "dpo": "Direct preference optimisation on pairs of your own.",
     "reward": "A reward model, scalar or judge, from pairs of your own.",
     "preference/shorter": "Replies learn to be short, by comparison with one another.",

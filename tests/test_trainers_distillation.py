@@ -12,6 +12,7 @@ import worlds  # noqa: F401
 from interruptions import assert_resumed_equals_uninterrupted
 from loragym.agents import BaseModel, LoraConfig
 from loragym.agents.testing import save_tiny_model
+from loragym.messages import assistant, user
 from loragym.trainers import Task, distillation
 from loragym.trainers.distillation import DistillationConfig, DistillationTrainer, read_by_both
 from loragym.trainers.rollouts import EnvPool
@@ -132,6 +133,22 @@ def test_a_hint_may_hold_the_answer() -> None:
     assert [message["role"] for message in told] == ["system", "user"]
     assert told[0]["content"] == "You know it."
     assert told[1]["content"] == f"It is {info['reference']}.\n\n{plain[0]['content']}"
+
+
+def test_worked_examples_stand_between_the_system_message_and_the_problem() -> None:
+    shown = [user("a"), assistant("b")]
+    for spec, roles in (
+        ({"system": "s"}, ["system", "user", "assistant", "user"]),
+        ({}, ["user", "assistant", "user"]),
+    ):
+        given = TeacherSpec.from_json({**spec, "messages": shown})
+        assert not given.reads_as_student
+        view = TeacherView(EnvPool().take(task := Task("tests/Letters-v0", {}, 3)), given)
+        told, _ = view.reset(seed=task.seed)
+        assert [message["role"] for message in told] == roles
+        assert list(told[-3:-1]) == shown
+    with pytest.raises(TypeError, match=r"a teacher's messages\[0\]"):
+        TeacherSpec.from_json({"messages": ["a"]})
 
 
 def test_student_and_teacher_read_the_same_replies_after_their_own_prompts(model: str, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class DistillationConfig(PlayConfig):
     run_dir: str = "runs/distillation"
     """Directory of the run; running the same command again resumes it."""
     teachers: Annotated[list[dict[str, Any]], JSON_LIST] = field(default_factory=list)
-    """Teachers, as JSON: [{"adapter": "runs/rl_basic"}]; also system, hint, env, env_kwargs, share, name."""
+    """Teachers, as JSON: [{"adapter": "runs/rl_basic"}]; also system, messages, hint, env, share, name ..."""
     mode: str = "on_policy"
     """off_policy (teachers reply), on_policy (the student does), or full (the same, over the whole vocabulary)."""
     steps: int = 50

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..agents import Datum, LoraPolicy
 from ..envs import checked_reset
-from ..messages import Message, system
+from ..messages import Message, check_messages, system
 from ..renderers import Renderer
 from .checkpoints import find_adapter
 from .rollouts import EnvPool, EpisodeGroup, Task, Turn
@@ -27,6 +27,8 @@ class TeacherSpec:
     """Its adapter, a PEFT folder or a run's directory; empty for the bare base."""
     system: str = ""
     """A system message that it alone reads, before the environment's own."""
+    messages: Sequence[Message] = ()
+    """Messages that it alone reads, such as worked examples: after the system message, before the problem."""
     hint: str = ""
     """Text that it alone reads, put before the problem's last message; {reference} in it is the problem's answer."""
     env: str = ""
@@ -48,10 +50,11 @@ class TeacherSpec:
         if not isinstance(given, Mapping) or set(given) - set(known):
             raise ValueError(f"a teacher is an object with some of {sorted(known)}; got {given!r:.200}")
         for name, value in given.items():
-            kind = {"env_kwargs": Mapping, "share": int | float}.get(name, str)
+            kind = {"env_kwargs": Mapping, "share": int | float, "messages": list | tuple}.get(name, str)
             if not isinstance(value, kind):
                 raise ValueError(f"a teacher's {name} is {known[name].type}, got {value!r:.80}")
         spec = cls(**given)
+        check_messages(spec.messages, where="a teacher's messages")
         if not spec.share > 0:
             raise ValueError(f"a teacher's share is above 0, got {spec.share}")
         if spec.adapter:
@@ -61,7 +64,7 @@ class TeacherSpec:
     @property
     def reads_as_student(self) -> bool:
         """Whether it reads exactly what the student reads."""
-        return not (self.system or self.hint)
+        return not (self.system or self.hint or self.messages)
 
 
 class TeacherView(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -81,6 +84,8 @@ class TeacherView(gymnasium.Wrapper[Any, Any, Any, Any]):
             told[0] = {**told[0], "content": f"{self._spec.system}\n\n{told[0]['content']}"}
         elif self._spec.system:
             told.insert(0, system(self._spec.system))
+        after = int(bool(told) and told[0]["role"] == "system")
+        told[after:after] = self._spec.messages
         return tuple(told), info
 
     def _hint(self, info: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ class StagesConfig:
     max_tokens: int = 48
     """Most tokens of a reply."""
     replies_per_prompt: int = 4
-    """Replies of the base to each prompt that the warm-up chooses from, and of the warmed-up policy to make pairs of."""
+    """Replies to each prompt: of the base for the warm-up to choose from, of the warmed-up policy to make pairs of."""
     warmup: SupervisedConfig = field(default_factory=lambda: WARMUP)
     """The first stage."""
 

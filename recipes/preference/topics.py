@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from loragym.envs.splits import is_held_out
 from loragym.messages import Message, user
 
 TEMPLATES = (
@@ -41,6 +40,6 @@ def things() -> list[str]:
 
 
 def prompts(split: str) -> list[list[Message]]:
-    """The prompts of a split, `train` or `test`; all prompts about a thing are in the same one."""
-    wanted = [thing for thing in things() if is_held_out(thing) == (split == "test")]
+    """The prompts of a split, `train` or `test`: every fifth thing is held out, with all prompts about it."""
+    wanted = [thing for place, thing in enumerate(things()) if (place % 5 == 0) == (split == "test")]
     return [[user(template.format(thing))] for thing in wanted for template in TEMPLATES]
