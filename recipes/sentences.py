@@ -51,8 +51,8 @@ PARTS: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 SYSTEM = (
     "You sort sentences by topic. You are given one sentence, and you answer with one word, which is the topic that "
-    "fits it best: food, animals, weather, travel, sports or music. You never explain your choice, you never repeat the "
-    "sentence, and you write the word in small letters without a full stop."
+    "fits it best: food, animals, weather, travel, sports or music. You never explain your choice, you never repeat "
+    "the sentence, and you write the word in small letters without a full stop."
 )
 EXAMPLES = (
     ("The potatoes are boiling.", "food"),

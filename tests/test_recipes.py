@@ -40,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def recipe(name: str) -> Any:
-    return importlib.import_module(f"loragym.recipes.{name}")
+    return importlib.import_module(f"loragym.recipes.{name.replace('/', '.')}")
 
 
 def run(name: str, model: str, folder: Path, *arguments: str) -> list[dict[str, Any]]:
@@ -69,7 +69,8 @@ def test_help_explains_the_fields(name: str, field: str, capsys: pytest.CaptureF
 
 def test_every_recipe_is_listed_and_every_listed_one_is_there() -> None:
     folder = Path(recipe("rl_loop").__file__).parent
-    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == set(RECIPES)
+    modules = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.py")]
+    assert {name for name in modules if hasattr(recipe(name), "main")} == set(RECIPES)
     assert all(callable(recipe(name).main) and summary for name, summary in RECIPES.items())
 
 

@@ -225,14 +225,14 @@ def test_ppo_with_a_critic_learns_and_its_critic_comes_to_explain_the_returns(mo
     assert np.mean(explained[-5:]) > 0.6
 
 
-@pytest.mark.parametrize("kl_as", ["advantage", "loss"])
+@pytest.mark.parametrize("kl_as", ["advantage", "loss", "full"])
 @pytest.mark.parametrize("reference", ["base", "start"])
 def test_the_kl_to_the_reference_is_nothing_at_the_start_and_the_penalty_holds_it_down(
     model: str, tmp_path: Path, reference: str, kl_as: str
 ) -> None:
     def kls(coef: float) -> list[float]:
         folder = tmp_path / f"{coef}"
-        estimator = {"advantage": "k1", "loss": "k2"}[kl_as]
+        estimator = {"advantage": "k1", "loss": "k2", "full": "k1"}[kl_as]
         config = small(
             model, folder, steps=12, kl_coef=coef, kl_reference=reference, kl_as=kl_as, kl_estimator=estimator
         )

@@ -100,7 +100,9 @@ class Tutor:
         rewards = [token_rewards(episode) for episode in episodes]
         if self.reference is not None:
             known = self.reference.forward(flat, temperature=config.temperature).logprobs
-            if config.kl_as == "loss":
+            if config.kl_as == "full":
+                pass
+            elif config.kl_as == "loss":
                 flat = [replace(d, reference_logprobs=p.tolist()) for d, p in zip(flat, known, strict=True)]
             else:
                 ratios, coef = iter(log_ratios(flat, known)), self.values["kl_coef"]
@@ -120,6 +122,8 @@ class Tutor:
         config = self.config
         known = reference.forward(data, temperature=config.temperature).logprobs
         metrics = self._note_kl(data, known)
+        if config.kl_as == "full":
+            return data, metrics
         if config.kl_as == "loss":
             return [replace(d, reference_logprobs=p.tolist()) for d, p in zip(data, known, strict=True)], metrics
         coef = metrics["kl_coef"]

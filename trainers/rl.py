@@ -31,6 +31,7 @@ from .playground import PlayConfig, Playground, evaluation_line
 from .references import check_reference
 from .rollouts import EpisodeGroup, Sampler, Task
 
+KL_FORMS = ("advantage", "loss", "full")
 COLUMNS = (
     Column("reward", "reward", ".3f"),
     Column("nll", "warmup/nll", ".3f"),
@@ -82,7 +83,8 @@ class RLConfig(PlayConfig):
     kl_reference: str = "base"
     """What to stay near: base, start (the policy when reinforcement learning begins), or an adapter's folder."""
     kl_as: str = "advantage"
-    """Charge the penalty as an edit of the advantages, or add it as a term of the loss."""
+    """advantage: charge it as an edit of the advantages; loss: add its estimate as a term of the loss; full: add the KL
+    over the whole vocabulary, which has less noise and takes another pass."""
     kl_estimator: str = "k1"
     """Estimator of the KL: k1, k2 or k3; as a term of the loss k2 has the right gradient."""
     kl_target: float = 0.0
@@ -114,7 +116,7 @@ class RLConfig(PlayConfig):
             at_most(self, name, 1)
         one_of(self, "advantages", [*BASELINES, "gae"])
         at_least(self, "group_size", 1 if self.advantages == "gae" else 2)
-        one_of(self, "kl_as", ("advantage", "loss"))
+        one_of(self, "kl_as", KL_FORMS)
         one_of(self, "kl_estimator", KL_ESTIMATORS)
         if self.num_substeps > self.problems_per_step:
             raise ValueError(
@@ -314,7 +316,7 @@ class RLTrainer:
 
     def _forward_backward(self, data: Sequence[Datum], scale: float = 1.0) -> TrainOutput:
         config = self.config
-        return self.policy.forward_backward(
+        out = self.policy.forward_backward(
             data,
             config.loss,
             self.tutor.loss_config,
@@ -322,6 +324,16 @@ class RLTrainer:
             temperature=config.temperature,
             scale=scale,
         )
+        if self.tutor.reference is not None and config.kl_as == "full":
+            held = self.policy.forward_backward_kl(
+                data,
+                self.tutor.reference,
+                normalization=config.normalization,  # type: ignore[arg-type]
+                temperature=config.temperature,
+                scale=scale * self.tutor.values["kl_coef"],
+            )
+            return TrainOutput(out.logprobs, out.loss + held.loss, out.metrics)
+        return out
 
     def _update(self, groups: Sequence[EpisodeGroup], number: int) -> dict[str, float]:
         """The step's updates, each on a share of the groups; one without anything to learn is skipped and counted."""
