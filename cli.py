@@ -1,11 +1,14 @@
-"""The command `loragym`: train, chat, plot, and a list of what there is."""
+"""The command `loragym`: train, chat, plot, play and check environments, and a list of what there is."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
+import secrets
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,9 +138,85 @@ def _describe_envs(parser: argparse.ArgumentParser) -> None:
 
 def _envs(options: argparse.Namespace) -> None:
     from .envs import CATALOGUE
+    from .envs.published import published
 
     for env_id, summary in CATALOGUE.items():
         print(f"{env_id:28}{summary}")
+    others, problems = published()
+    for name, summary in others:
+        print(f"{name:28}{'' if len(name) < 28 else '  '}{summary}")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+
+
+def _describe_play(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("env", help="an id such as GuessNumber-v0, your_module:YourId-v0 or your_module:YourClass")
+    parser.add_argument("--env-kwargs", default="{}", help="its arguments, as JSON")
+    parser.add_argument("--seed", type=int, help="of the first episode; the next ones count on (default: a random one)")
+    parser.add_argument("--index", type=int, help="play this one of its numbered problems")
+
+
+def _play(options: argparse.Namespace) -> None:
+    from .envs.making import make_env
+    from .envs.play import play
+
+    seed = secrets.randbelow(2**31) if options.seed is None else options.seed
+    if seed < 0:
+        raise ValueError(f"--seed is from 0 up, got {seed}")
+    env = make_env(_spec_of(options))
+    try:
+        play(env, itertools.count(seed), None if options.index is None else {"index": options.index})
+    finally:
+        env.close()
+
+
+def _describe_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "env", nargs="?", help="an id such as GuessNumber-v0, your_module:YourId-v0 or your_module:YourClass"
+    )
+    parser.add_argument("--env-kwargs", default="{}", help="its arguments, as JSON")
+    parser.add_argument("--laws", nargs="+", metavar="LAW", help="only these (default: all; --list names them)")
+    parser.add_argument("--list", action="store_true", help="list the laws and check nothing")
+
+
+def _check(options: argparse.Namespace) -> None:
+    from .envs import BadEnvironment
+    from .envs.conformance import LAWS, check
+
+    if options.list:
+        for law in LAWS.values():
+            print(f"{law.name:32}{law.statement}")
+        return
+    if options.env is None:
+        raise ValueError("which environment? Name an id such as GuessNumber-v0, or your_module:YourClass")
+    if unknown := [name for name in options.laws or () if name not in LAWS]:
+        raise ValueError(f"there is no law {unknown[0]!r}; there are {', '.join(LAWS)}")
+    spec = _spec_of(options)
+    broken = 0
+    for name in options.laws or LAWS:
+        findings = check(spec, [name])
+        print(f"{'BROKEN' if findings else 'ok':8}{LAWS[name].statement}")
+        for finding in findings:
+            broken += 1
+            print("\n".join(f"{'':8}{line}" for line in textwrap.wrap(finding.sentence, 112)))
+        if findings and LAWS[name].basic:
+            print(f"{'':8}The other laws were not tried: put this one right first.")
+            break
+    if broken:
+        raise BadEnvironment(f"{options.env} breaks {broken} of {len(options.laws or LAWS)} laws")
+    print(f"{options.env} keeps all {len(options.laws or LAWS)} laws")
+
+
+def _spec_of(options: argparse.Namespace) -> Any:
+    from .envs.conformance import spec_of
+
+    try:
+        kwargs = json.loads(options.env_kwargs)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--env-kwargs {options.env_kwargs!r} is not JSON: {error}") from error
+    if not isinstance(kwargs, dict):
+        raise ValueError(f'--env-kwargs is a JSON object such as {{"high": 9}}, got {options.env_kwargs!r}')
+    return spec_of(options.env, kwargs)
 
 
 def _describe_plot(parser: argparse.ArgumentParser) -> None:
@@ -281,6 +360,8 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], Callable[[argpar
     "plot": (_plot, _describe_plot, "Draw the curves of one or more runs."),
     "render": (_render, _describe_render, "Show a conversation's tokens, and which of them are trained."),
     "envs": (_envs, _describe_envs, "List the environments."),
+    "play": (_play, _describe_play, "Play an environment yourself."),
+    "check": (_check, _describe_check, "Check an environment of yours, or one of ours, and say what is wrong."),
 }
 
 

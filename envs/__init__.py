@@ -6,8 +6,15 @@ environment is imported when one is made.
 
 import gymnasium
 
-from .checks import BadEnvironment, checked_reset, checked_step
-from .core import Outcome, ProblemEnv, TextEnv
+from .checks import (
+    BadEnvironment,
+    checked_group_score,
+    checked_reset,
+    checked_step,
+    env_attribute,
+    scores_groups,
+)
+from .core import GroupScore, Outcome, ProblemEnv, TextEnv
 from .spaces import Messages, Replies
 from .splits import Split
 from .transcript import transcript
@@ -15,14 +22,18 @@ from .transcript import transcript
 __all__ = [
     "CATALOGUE",
     "BadEnvironment",
+    "GroupScore",
     "Messages",
     "Outcome",
     "ProblemEnv",
     "Replies",
     "Split",
     "TextEnv",
+    "checked_group_score",
     "checked_reset",
     "checked_step",
+    "env_attribute",
+    "scores_groups",
     "transcript",
 ]
 
@@ -34,6 +45,30 @@ _ENVIRONMENTS = {
     "loragym/GuessNumber-v0": (
         "loragym.envs.games.guess_number:GuessNumber",
         "Find a hidden number in ten guesses from the hints too low and too high.",
+    ),
+    "loragym/Mixture-v0": (
+        "loragym.envs.mixture:Mixture",
+        "Several environments as one, in proportion to their weights.",
+    ),
+    "loragym/Pairwise-v0": (
+        "loragym.envs.preference.pairwise:Pairwise",
+        "Replies are compared with one another by a function or a preference model of yours.",
+    ),
+    "loragym/Prompts-v0": (
+        "loragym.envs.prompts:Prompts",
+        "Reply to prompts from any data, rewarded by a function of yours, or by nothing.",
+    ),
+    "loragym/RewardModel-v0": (
+        "loragym.envs.preference.scoring:RewardModel",
+        "Replies are scored one by one by a function or a reward model of yours.",
+    ),
+    "loragym/Shorter-v0": (
+        "loragym.envs.preference.pairwise:Shorter",
+        "Of the replies to a prompt the shorter ones win.",
+    ),
+    "loragym/Wrapped-v0": (
+        "loragym.envs.wrappers:wrapped",
+        "Any environment in any wrappers, named in its arguments.",
     ),
 }
 

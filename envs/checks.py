@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from ..messages import Message, Reply, check_messages
+from .core import GroupScore, TextEnv
 
 AnyTextEnv = gymnasium.Env[tuple[Message, ...], Reply | str]
 
@@ -54,6 +55,41 @@ def checked_step(env: AnyTextEnv, action: Reply | str) -> tuple[tuple[Message, .
         _checked_bool(truncated, "truncated", call),
         _checked_info(info, call),
     )
+
+
+def env_attribute(env: gymnasium.Env[Any, Any], name: str, default: Any = None) -> Any:
+    """What an environment, or one that it wraps, has under `name`: the outermost one that has it."""
+    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else default
+
+
+def scores_groups(env: gymnasium.Env[Any, Any]) -> bool:
+    """Whether the environment may have rewards for a group as a whole; if not, nobody needs to ask."""
+    score = env_attribute(env, "score_group")
+    return score is not None and getattr(score, "__func__", None) is not TextEnv.score_group
+
+
+def checked_group_score(env: gymnasium.Env[Any, Any], episodes: Sequence[Sequence[Message]]) -> GroupScore | None:
+    """`env.score_group(episodes)`, checked; `env` was reset to the episodes' problem.
+
+    Raises:
+        BadEnvironment: the result is not one finite number for each episode, or the metrics are no numbers.
+    """
+    if not scores_groups(env):
+        return None
+    call = f"{_name_of(env)}: score_group"
+    given = env_attribute(env, "score_group")(episodes)
+    if given is None:
+        return None
+    score = given if isinstance(given, GroupScore) else GroupScore(rewards=given)
+    if isinstance(score.rewards, str | Mapping) or not isinstance(score.rewards, Sequence | np.ndarray):
+        raise BadEnvironment(f"{call} gave {score.rewards!r:.200}; it returns one number per episode")
+    for what, values in (("rewards", score.rewards), ("metrics", score.metrics)):
+        if len(values) != len(episodes) and not (what == "metrics" and not values):
+            raise BadEnvironment(
+                f"{call} gave {len(values)} {what} for {len(episodes)} episodes; it returns one number per episode"
+            )
+    rewards = [_checked_number(reward, f"the reward of episode {i}", call) for i, reward in enumerate(score.rewards)]
+    return GroupScore(rewards=rewards, metrics=[_checked_metrics(metrics, call) for metrics in score.metrics])
 
 
 def _name_of(env: AnyTextEnv) -> str:
@@ -98,18 +134,21 @@ def _checked_bool(value: Any, name: str, call: str) -> bool:
 def _checked_info(info: Any, call: str) -> dict[str, Any]:
     if not isinstance(info, dict):
         raise BadEnvironment(f"{call} returned info={info!r:.200}; expected a dict, {{}} if there is nothing to say")
-    metrics = info.get("metrics", {})
-    if not isinstance(metrics, Mapping):
-        raise BadEnvironment(f"{call} returned info['metrics']={metrics!r:.200}; expected a dict of numbers by name")
-    checked_metrics = {
-        name: _checked_number(
-            int(value) if isinstance(value, bool | np.bool_) else value, f"info['metrics'][{name!r}]", call
-        )
-        for name, value in metrics.items()
-    }
+    checked_metrics = _checked_metrics(info.get("metrics", {}), call)
     stop_reason = info.get("stop_reason")
     if not isinstance(stop_reason, str | None):
         raise BadEnvironment(
             f"{call} returned info['stop_reason']={stop_reason!r:.200}; expected a str, or no such key"
         )
     return {**info, "metrics": checked_metrics}
+
+
+def _checked_metrics(metrics: Any, call: str) -> dict[str, float]:
+    if not isinstance(metrics, Mapping):
+        raise BadEnvironment(f"{call} returned info['metrics']={metrics!r:.200}; expected a dict of numbers by name")
+    return {
+        name: _checked_number(
+            int(value) if isinstance(value, bool | np.bool_) else value, f"info['metrics'][{name!r}]", call
+        )
+        for name, value in metrics.items()
+    }

@@ -51,6 +51,19 @@ class Outcome:
         return self.terminated or self.truncated
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupScore:
+    """What `TextEnv.score_group` gives where there is more to tell than rewards.
+
+    Attributes:
+        rewards: one number per episode, added to its other rewards.
+        metrics: as in `Outcome`, one mapping per episode; empty if there is nothing to tell.
+    """
+
+    rewards: Sequence[float]
+    metrics: Sequence[Mapping[str, float]] = ()
+
+
 class TextEnv(gymnasium.Env[tuple[Message, ...], Reply | str], ABC):
     """A conversation between a world and an agent, as a Gymnasium environment.
 
@@ -94,14 +107,17 @@ class TextEnv(gymnasium.Env[tuple[Message, ...], Reply | str], ABC):
         """How many numbered problems `reset(options={"index": i})` picks from; None if they are not numbered."""
         return None
 
-    def score_group(self, episodes: Sequence[Sequence[Message]]) -> list[float] | None:
+    def score_group(self, episodes: Sequence[Sequence[Message]]) -> list[float] | GroupScore | None:
         """Rewards that need several attempts at the same problem side by side, such as pairwise preferences.
+
+        It is called on an environment that was reset to the problem, with the same seed and options as the attempts.
 
         Args:
             episodes: the whole conversation of each attempt, all begun from the same seed or index.
 
         Returns:
-            One number per episode, added to its other rewards; None (the default) if the task has no such rewards.
+            One number per episode, added to its other rewards, or those with metrics; None (the default) if the task
+            has no such rewards.
         """
         return None
 

@@ -61,6 +61,14 @@ def load_rows(source: Source, *, split: str | None = None, config: str | None = 
     return _from_hub(str(source), split, config)
 
 
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows as JSON lines, all of them or none, and the folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    draft.rename(path)
+
+
 def text_of(row: Mapping[str, Any], *names: str, where: str) -> str:
     """The text in the first of these columns that the row has.
 

@@ -55,6 +55,21 @@ class _TextSpace(gymnasium.Space[T], ABC):
         return "".join(chr(point if point < _FIRST_SURROGATE else point + _NUM_SURROGATES) for point in points)
 
 
+class Texts(_TextSpace[str]):
+    """Any string at all, for environments that speak plain text.
+
+    Example:
+        >>> "How are you? 💬" in Texts()
+        True
+    """
+
+    def contains(self, x: Any) -> bool:
+        return isinstance(x, str)
+
+    def _draw(self) -> str:
+        return self._draw_text()
+
+
 class Messages(_TextSpace[tuple[Message, ...]]):
     """Observations: tuples of messages, each with a known role and a `str` content.
 

@@ -37,20 +37,27 @@ class SplitPool:
         size: how many items there are in both splits together.
         name_of: the name of the item with a given number; items of the same name are always in the same split.
         split: "train", "test", or None for all items.
+        held_out: whether the item of a name belongs to the test split.
 
     Raises:
         ValueError: the split is unknown or has no items.
     """
 
-    def __init__(self, size: int, name_of: Callable[[int], str], split: Split | None) -> None:
+    def __init__(
+        self,
+        size: int,
+        name_of: Callable[[int], str],
+        split: Split | None,
+        held_out: Callable[[str], bool] = is_held_out,
+    ) -> None:
         if split not in (*get_args(Split), None):
             raise ValueError(f"split is one of {get_args(Split)} or None for everything, got {split!r}")
-        self.size, self.name_of, self.split = size, name_of, split
+        self.size, self.name_of, self.split, self.held_out = size, name_of, split, held_out
         if not any(number in self for number in range(size)):
             raise ValueError(f"split {split!r} has none of the {size} items; widen the range, or ask for split=None")
 
     def __contains__(self, number: int) -> bool:
-        return self.split is None or is_held_out(self.name_of(number)) == (self.split == "test")
+        return self.split is None or self.held_out(self.name_of(number)) == (self.split == "test")
 
     def draw(self, rng: np.random.Generator) -> int:
         """The number of an item of the split, uniformly at random."""

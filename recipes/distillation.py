@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from loragym.recipes.running import play_config, print_held_out
 from loragym.trainers import SupervisedConfig, distillation, supervised
+from loragym.trainers.command_line import play_config
 from loragym.trainers.display import what_next
 from loragym.trainers.distillation import DistillationConfig
+from loragym.trainers.reports import print_held_out
 
 
 @dataclass(frozen=True, kw_only=True)

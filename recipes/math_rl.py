@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loragym.recipes.rl_basic import print_summary
-from loragym.recipes.running import play_config
 from loragym.trainers import RLConfig, rl
+from loragym.trainers.command_line import play_config
+from loragym.trainers.reports import print_stages
 
 DEFAULTS = RLConfig(
     run_dir="runs/math_rl",
@@ -34,7 +34,7 @@ DEFAULTS = RLConfig(
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = play_config(DEFAULTS, "math_rl", __doc__, argv)
-    print_summary(config, rl.train(config))
+    print_stages(config.run_dir, rl.train(config))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loragym.recipes.running import play_config, print_held_out
 from loragym.trainers import RLConfig, rl
+from loragym.trainers.command_line import play_config
 from loragym.trainers.display import what_next
+from loragym.trainers.reports import print_held_out
 from loragym.trainers.run_directory import read_metrics
 
 DEFAULTS = RLConfig(
@@ -23,11 +24,11 @@ DEFAULTS = RLConfig(
     warmup_learning_rate=3e-4,
     steps=80,
     eval_every=20,
-    problems_per_step=160,
-    group_size=2,
+    problems_per_step=48,
+    group_size=4,
     max_tokens=6,
     temperature=1.5,
-    learning_rate=3e-4,
+    learning_rate=4e-4,
     schedule="linear",
     loss="ppo",
     num_substeps=2,

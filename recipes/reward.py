@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loragym.recipes.running import print_held_out
 from loragym.trainers import RewardConfig, reward
 from loragym.trainers.command_line import config_from
 from loragym.trainers.display import what_next
+from loragym.trainers.reports import print_held_out
 
 FIGURES = {
     "test/loss": "negative log-likelihood",

@@ -10,12 +10,10 @@ A few supervised steps teach it the form of an answer; the right answers it find
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from loragym.recipes.running import play_config
 from loragym.trainers import RLConfig, rl
-from loragym.trainers.display import what_next
-from loragym.trainers.playground import evaluation_line
+from loragym.trainers.command_line import play_config
+from loragym.trainers.reports import print_stages
 
 MAIN_JOB = RLConfig(
     run_dir="runs/rl_basic",
@@ -38,26 +36,7 @@ MAIN_JOB = RLConfig(
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = play_config(MAIN_JOB, "rl_basic", __doc__, argv)
-    print_summary(config, rl.train(config))
-
-
-def print_summary(config: RLConfig, summary: dict[str, Any]) -> None:
-    stages = {
-        "before": summary["before"],
-        "after the warm-up": summary["after_warmup"],
-        "at the end": summary["after"],
-    }
-    print("\nHeld-out problems")
-    for stage, metrics in stages.items():
-        if metrics:
-            print(f"  {stage:18}{evaluation_line(metrics)}")
-    print(
-        f"Reward of the sampled episodes: {summary['first_reward']:.3f} in the first step, "
-        f"{summary['last_reward']:.3f} over the last five\n"
-        f"{summary['minutes']:.1f} minutes, {summary['sampled_tokens_per_second']:.0f} tokens/s sampled, "
-        f"{summary['trained_tokens_per_second']:.0f} tokens/s trained, {summary['peak_memory_mib']:.0f} MiB at most\n\n"
-        f"{what_next(config.run_dir)}"
-    )
+    print_stages(config.run_dir, rl.train(config))
 
 
 if __name__ == "__main__":

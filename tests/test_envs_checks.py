@@ -7,7 +7,18 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from loragym.envs import BadEnvironment, Messages, Replies, checked_reset, checked_step
+from loragym.envs import (
+    BadEnvironment,
+    GroupScore,
+    Messages,
+    Replies,
+    TextEnv,
+    checked_group_score,
+    checked_reset,
+    checked_step,
+    env_attribute,
+    scores_groups,
+)
 from loragym.messages import user
 
 GOOD_RESET = ((user("Hi"),), {})
@@ -105,3 +116,71 @@ def test_the_error_of_an_environment_is_left_alone() -> None:
     env.step = lambda action: 1 / 0
     with pytest.raises(ZeroDivisionError):
         checked_step(env, "hello")
+
+
+class Judge(Scripted):
+    """Gives a group what it was told to give."""
+
+    def __init__(self, given: Any = None) -> None:
+        super().__init__()
+        self.given = given
+
+    def score_group(self, episodes: Any) -> Any:
+        return self.given
+
+
+EPISODES = [[user("Hi")], [user("Hi")]]
+
+
+@pytest.mark.parametrize("given", [[1, 0.5], np.array([1.0, 0.5]), (np.float32(1), 0.5), GroupScore(rewards=[1, 0.5])])
+def test_group_rewards_are_numbers_one_for_each_episode(given: Any) -> None:
+    score = checked_group_score(Judge(given), EPISODES)
+    assert score is not None
+    assert score.rewards == [1.0, 0.5] and all(type(reward) is float for reward in score.rewards)
+
+
+def test_group_rewards_may_come_with_metrics() -> None:
+    score = checked_group_score(Judge(GroupScore(rewards=[1, 0], metrics=[{"won": True}, {"won": 0}])), EPISODES)
+    assert score == GroupScore(rewards=[1.0, 0.0], metrics=[{"won": 1.0}, {"won": 0.0}])
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ([1.0], "gave 1 rewards for 2 episodes; it returns one number per episode"),
+        (1.0, "gave 1.0; it returns one number per episode"),
+        ("10", "gave '10'; it returns one number per episode"),
+        ({0: 1.0, 1: 0.0}, "it returns one number per episode"),
+        ([1.0, math.nan], "the reward of episode 1=nan; expected a finite number"),
+        (GroupScore(rewards=[1, 0], metrics=[{}]), "gave 1 metrics for 2 episodes"),
+        (GroupScore(rewards=[1, 0], metrics=[{"won": "yes"}, {}]), r"info\['metrics'\]\['won'\]='yes'"),
+    ],
+)
+def test_bad_group_rewards_are_explained(given: Any, complaint: str) -> None:
+    with pytest.raises(BadEnvironment, match=rf"Judge: score_group.*{complaint}"):
+        checked_group_score(Judge(given), EPISODES)
+
+
+def test_who_has_no_group_rewards_is_not_asked() -> None:
+    class Plain(TextEnv):
+        def begin(self, options: Any) -> Any:
+            return [user("Hi")], {}
+
+        def respond(self, reply: Any) -> Any:
+            raise NotImplementedError
+
+    assert not scores_groups(Plain()) and not scores_groups(Scripted())
+    assert checked_group_score(Plain(), EPISODES) is checked_group_score(Scripted(), EPISODES) is None
+    assert scores_groups(Judge()) and checked_group_score(Judge(), EPISODES) is None  # it may still have none
+
+
+def test_an_attribute_is_that_of_the_outermost_that_has_it() -> None:
+    inner = Scripted()
+    inner.colour = "red"
+
+    class Painted(gymnasium.Wrapper):
+        colour = "blue"
+
+    assert env_attribute(gymnasium.Wrapper(inner), "colour") == "red"
+    assert env_attribute(Painted(inner), "colour") == "blue"
+    assert env_attribute(Painted(inner), "size", 3) == 3

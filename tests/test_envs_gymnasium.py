@@ -1,4 +1,4 @@
-"""Every registered environment is a Gymnasium environment in all that Gymnasium does with one."""
+"""The two smallest environments in all that Gymnasium does with one; `test_envs_conformance` has the laws for all."""
 
 import importlib
 import pickle
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from loragym.envs import CATALOGUE
 from loragym.messages import reply
 
-ENV_IDS = sorted(CATALOGUE)
+ENV_IDS = ["loragym/Arithmetic-v0", "loragym/GuessNumber-v0"]
 VECTORISERS = [SyncVectorEnv, partial(AsyncVectorEnv, shared_memory=False)]
 
 

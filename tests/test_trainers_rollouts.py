@@ -146,7 +146,7 @@ def test_rewards_of_the_whole_group_are_added_to_each_episodes_own() -> None:
 
 
 def test_group_rewards_that_do_not_fit_the_group_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"tests/Miscounts-v0: score_group gave 2 rewards for 3 episodes"):
+    with pytest.raises(BadEnvironment, match=r"tests/Miscounts-v0: score_group gave 2 rewards for 3 episodes"):
         play(ScriptedSampler(lambda *_: "a"), [Task("tests/Miscounts-v0", {}, 0)], group_size=3)
 
 

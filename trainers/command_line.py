@@ -14,7 +14,10 @@ from typing import Any, TypeVar
 
 import tyro
 
+from .playground import PlayConfig
+
 C = TypeVar("C")
+P = TypeVar("P", bound=PlayConfig)
 FILE_OPTION = "--config"
 HELP = """
 
@@ -37,6 +40,14 @@ def config_from(default: C, *, prog: str, description: str | None, argv: Sequenc
     while (found := _take_file(arguments)) is not None:
         default = with_file(default, found)
     return tyro.cli(type(default), default=default, prog=prog, description=(description or "") + HELP, args=arguments)
+
+
+def play_config(defaults: P, recipe: str, description: str | None, argv: Sequence[str] | None) -> P:
+    """The config that a user asks for; another environment does not get the arguments of the recipe's own."""
+    config = config_from(defaults, prog=f"loragym train {recipe}", description=description, argv=argv)
+    if config.env != defaults.env and config.env_kwargs == defaults.env_kwargs:
+        config = dataclasses.replace(config, env_kwargs={})
+    return config
 
 
 def with_file(config: C, path: str | Path) -> C:

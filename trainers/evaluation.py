@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.envs.registration import load_env_creator
 
 from ..agents import SamplingParams
+from ..envs import env_attribute
+from ..envs.making import takes_argument
 from ..renderers import Renderer
 from .data import episode_metrics
 from .rollouts import EnvPool, Sampler, Task, collect, sampling_seed
@@ -37,7 +36,7 @@ def check_env_id(env_id: str, kwargs: Mapping[str, Any]) -> None:
 
 def takes_split(env_id: str) -> bool:
     """Whether the environment has held-out problems: an argument `split`."""
-    return "split" in _arguments(env_id)
+    return takes_argument(env_id, "split")
 
 
 def argument_of(env_id: str, names: Sequence[str], purpose: str) -> str:
@@ -46,20 +45,10 @@ def argument_of(env_id: str, names: Sequence[str], purpose: str) -> str:
     Raises:
         ValueError: it takes none of them.
     """
-    known = _arguments(env_id)
-    found = next((name for name in names if name in known), None)
+    found = next((name for name in names if takes_argument(env_id, name)), None)
     if found is None:
-        raise ValueError(f"{env_id} takes no {' or '.join(names)}, so it has no use for {purpose}; it takes {known}")
+        raise ValueError(f"{env_id} takes no argument {' or '.join(names)}, so it has no use for {purpose}")
     return found
-
-
-def _arguments(env_id: str) -> list[str]:
-    module, _, name = env_id.rpartition(":")
-    if module:
-        importlib.import_module(module)
-    entry_point = gymnasium.spec(name).entry_point
-    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    return [] if creator is None else list(inspect.signature(creator).parameters)
 
 
 def held_out_tasks(env_id: str, kwargs: Mapping[str, Any], count: int) -> list[Task]:
@@ -71,7 +60,7 @@ def held_out_tasks(env_id: str, kwargs: Mapping[str, Any], count: int) -> list[T
     if takes_split(env_id):
         kwargs = {**kwargs, "split": "test"}
     env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
-    available = getattr(env.unwrapped, "num_problems", None)
+    available = env_attribute(env, "num_problems")
     env.close()
     if available is None:
         return [Task(env_id, kwargs, seed=sampling_seed(HELD_OUT, i) % 2**31) for i in range(count)]

@@ -178,13 +178,3 @@ class Playground:
         """Releases environments and engine."""
         self.pool.close()
         self.engine.close()
-
-
-def evaluation_line(metrics: dict[str, float]) -> str:
-    """Held-out figures in words."""
-    parts = []
-    for name in ("greedy", "sampled"):
-        key = f"test/{name}/env/correct" if f"test/{name}/env/correct" in metrics else f"test/{name}/reward"
-        label = "greedy" if name == "greedy" else "at temperature 1"
-        parts.append(f"{key.split('/')[-1]} {metrics[key]:.3f} {label}")
-    return ", ".join(parts)

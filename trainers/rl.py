@@ -27,8 +27,9 @@ from .json_argument import JSON_OBJECT
 from .learners import Learners
 from .lessons import Tutor
 from .loop import StepResult, conduct, held_out_figures
-from .playground import PlayConfig, Playground, evaluation_line
+from .playground import PlayConfig, Playground
 from .references import check_reference
+from .reports import evaluation_line
 from .rollouts import EpisodeGroup, Sampler, Task
 
 KL_FORMS = ("advantage", "loss", "full")

@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 
 from ..agents import Completion, SamplingParams
-from ..envs import checked_reset, checked_step
+from ..envs import checked_group_score, checked_reset, checked_step, env_attribute, scores_groups
 from ..messages import Message, Reply, without_stop_reason
 from ..renderers import Renderer
 
@@ -317,7 +317,7 @@ class _Player:
 
     @property
     def _tools(self) -> tuple[Any, ...]:
-        return tuple(getattr(self.env.unwrapped, "tools", ()))
+        return tuple(env_attribute(self.env, "tools", ()))
 
     def guarded(self, call: Callable[[], T]) -> T:
         """Calls, and notes on an exception which episode it happened in."""
@@ -334,15 +334,12 @@ class _Player:
 def _score_group(group: EpisodeGroup, pool: EnvPool) -> None:
     """Adds the rewards that need the whole group side by side, if the task has any."""
     env = pool.take(group.task)
-    score = getattr(env.unwrapped, "score_group", None)
-    rewards = None if score is None else score([episode.messages for episode in group.episodes])
+    if scores_groups(env):
+        task = group.task
+        checked_reset(env, seed=task.seed, options=None if task.options is None else dict(task.options))
+        score = checked_group_score(env, [episode.messages for episode in group.episodes])
+        for index, episode in enumerate(group.episodes if score else ()):
+            assert score is not None
+            episode.group_reward = score.rewards[index]
+            episode.metrics = {**episode.metrics, **(score.metrics[index] if score.metrics else {})}
     pool.give_back(group.task, env)
-    if rewards is None:
-        return
-    if len(rewards) != len(group.episodes):
-        raise ValueError(
-            f"{group.task.env_id}: score_group gave {len(rewards)} rewards for {len(group.episodes)} episodes; "
-            "it returns one number per episode"
-        )
-    for episode, reward in zip(group.episodes, rewards, strict=True):
-        episode.group_reward = float(reward)

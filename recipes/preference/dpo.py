@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from loragym.recipes.preference.stages import StagesConfig, compare, label_pairs, warm_up
-from loragym.recipes.running import print_held_out
 from loragym.trainers import DPOConfig, dpo
 from loragym.trainers.checkpoints import find_adapter
 from loragym.trainers.command_line import config_from
+from loragym.trainers.reports import print_held_out
 
 DPO = DPOConfig(learning_rate=1e-4, batch_size=32, epochs=2, max_length=256, eval_every=5)
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loragym.recipes.preference.stages import StagesConfig, compare, label_pairs, warm_up, write_rows
+from loragym.envs.datasets import write_rows
+from loragym.recipes.preference.stages import StagesConfig, compare, label_pairs, warm_up
 from loragym.recipes.preference.topics import prompts
 from loragym.trainers import RewardConfig, RLConfig, reward, rl
 from loragym.trainers.checkpoints import CheckpointStore, find_adapter

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loragym.recipes.running import play_config, print_held_out
 from loragym.trainers import RLConfig, rl
+from loragym.trainers.command_line import play_config
 from loragym.trainers.display import what_next
+from loragym.trainers.reports import print_held_out
 
 DEFAULTS = RLConfig(
     run_dir="runs/shorter",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from loragym.agents import BaseModel, LoraPolicy, SamplingParams
+from loragym.envs.datasets import write_rows
 from loragym.messages import Message, Reply, assistant
 from loragym.recipes.preference.gold import gold_score, preference
 from loragym.recipes.preference.topics import prompts
@@ -173,11 +173,3 @@ def compare(base: BaseModel, policy: LoraPolicy, warmed: LoraPolicy, config: Sta
         kl=float((likely[0] - likely[1]).mean()),
         replies=conversations[0],
     )
-
-
-def write_rows(path: Path, rows: Sequence[object]) -> None:
-    """Writes JSON lines, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    draft.rename(path)
