@@ -28,8 +28,8 @@ from loragym.trainers.reward_models import ScalarRewardModel, load_reward_model
 REWARD = RewardConfig(learning_rate=3e-4, batch_size=32, epochs=2, max_length=256, eval_every=5)
 RL = RLConfig(
     env="loragym/RewardModel-v0",
-    steps=60,
-    problems_per_step=16,
+    steps=50,
+    problems_per_step=12,
     group_size=8,
     learning_rate=1e-4,
     kl_coef=0.02,

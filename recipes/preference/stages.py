@@ -42,10 +42,12 @@ class StagesConfig:
     """CPU threads; 0 leaves torch's own choice."""
     seed: int = 0
     """Seed of all stages."""
-    max_tokens: int = 48
+    max_tokens: int = 32
     """Most tokens of a reply."""
-    replies_per_prompt: int = 4
-    """Replies to each prompt: of the base for the warm-up to choose from, of the warmed-up policy to make pairs of."""
+    warmup_replies: int = 1
+    """Replies of the base to each prompt, of which the warm-up learns those that end by themselves."""
+    paired_replies: int = 4
+    """Replies of the warmed-up policy to each prompt, of which two and two make a pair."""
     warmup: SupervisedConfig = field(default_factory=lambda: WARMUP)
     """The first stage."""
 
@@ -72,7 +74,7 @@ def warm_up(config: StagesConfig) -> dict[str, Any]:
         base = config.load_base()
         rows = [
             {"messages": [*prompt, assistant(reply["content"])]}
-            for prompt, replies in sample(base, None, config, prompts("train"), config.replies_per_prompt, seed=1)
+            for prompt, replies in sample(base, None, config, prompts("train"), config.warmup_replies, seed=1)
             for reply in replies
             if reply["stop_reason"] == "stop" and reply["content"].strip()
         ]
@@ -88,7 +90,7 @@ def label_pairs(config: StagesConfig) -> tuple[Path, Path]:
         base = config.load_base()
         policy = base.load_lora("warmup", find_adapter(config.folder / "warmup"))
         for seed, (split, file) in enumerate(zip(("train", "test"), files, strict=True), 2):
-            sampled = sample(base, policy, config, prompts(split), config.replies_per_prompt, seed=seed)
+            sampled = sample(base, policy, config, prompts(split), config.paired_replies, seed=seed)
             write_rows(file, [pair for prompt, replies in sampled for pair in labelled(prompt, replies)])
     return files
 
