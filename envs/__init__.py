@@ -42,9 +42,17 @@ _ENVIRONMENTS = {
         "loragym.envs.math.arithmetic:Arithmetic",
         "Add, subtract or multiply two integers; answer with the number alone.",
     ),
+    "loragym/Calculator-v0": (
+        "loragym.envs.tools.calculator:Calculator",
+        "Solve a word problem with large numbers by calling a calculator.",
+    ),
     "loragym/GuessNumber-v0": (
         "loragym.envs.games.guess_number:GuessNumber",
         "Find a hidden number in ten guesses from the hints too low and too high.",
+    ),
+    "loragym/Ledger-v0": (
+        "loragym.envs.tools.ledger:Ledger",
+        "Carry out payments in a bank with tools that look up and book.",
     ),
     "loragym/Mixture-v0": (
         "loragym.envs.mixture:Mixture",

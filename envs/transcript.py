@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from ..messages import Message
 
@@ -21,5 +22,15 @@ def _lines(message: Message) -> Iterator[str]:
     if message.get("thinking"):
         yield f"[{message['role']}, thinking] {message['thinking']}"
     yield f"[{message['role']}] {message['content']}"
-    for call in message.get("tool_calls", ()):
-        yield f"[{message['role']}, call] {call['name']} {json.dumps(call['arguments'], ensure_ascii=False)}"
+    # A reply is whatever an agent said, so its calls may be anything.
+    calls: Any = message.get("tool_calls")
+    for call in calls if isinstance(calls, list | tuple) else ():
+        name, arguments = (call.get("name"), call.get("arguments")) if isinstance(call, Mapping) else ("?", call)
+        yield f"[{message['role']}, call] {name} {_as_json(arguments)}"
+
+
+def _as_json(arguments: Any) -> str:
+    try:
+        return json.dumps(arguments, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        return "(arguments that JSON cannot express)"
