@@ -17,7 +17,7 @@ from loragym.renderers import LengthLimit, TrainOn, get_renderer
 from loragym.trainers import SupervisedConfig, supervised
 from loragym.trainers.conversations import (
     Example,
-    environment_conversations,
+    environment_examples,
     read_conversations,
     supervised_datums,
 )
@@ -95,7 +95,7 @@ def test_an_environments_answers_are_split_as_the_environment_splits_them() -> N
 
 def test_no_answers_to_learn_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(ValueError, match=r"gives no info\['reference'\] at reset"):
-        environment_conversations("loragym/GuessNumber-v0", {}, 3, 0)
+        environment_examples("loragym/GuessNumber-v0", {}, 3, 0)
 
 
 @pytest.mark.parametrize(
@@ -230,3 +230,14 @@ def test_the_mean_loss_is_over_tokens_not_over_conversations() -> None:
 def test_a_field_out_of_range_is_refused_at_once(field: str, value: Any, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         SupervisedConfig(**{field: value})
+
+
+def test_a_scripted_solution_is_learnt_reply_by_reply_with_its_tools(model: str, tmp_path: Path) -> None:
+    (example,) = environment_examples("loragym/Calculator-v0", {}, 1, 0)
+    assert [tool["name"] for tool in example.tools] == ["calculate"]
+    roles = [(message["role"], message["trainable"]) for message in example.messages]
+    assert all(trained == (role == "assistant") for role, trained in roles[1:])
+    assert sum(trained for _, trained in roles) >= 2
+    config = small(model, tmp_path, env="loragym/Calculator-v0", env_kwargs={"call_format": "text"}, env_problems=16)
+    summary = supervised.train(config)
+    assert summary["after"]["test/nll"] < summary["before"]["test/nll"]

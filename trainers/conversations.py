@@ -10,9 +10,9 @@ from typing import Any
 import gymnasium
 
 from ..agents import Datum
-from ..envs import checked_reset
+from ..envs import checked_reset, checked_step, env_attribute
 from ..envs.datasets import BadData, Source, load_rows
-from ..messages import Message, assistant, check_messages, user
+from ..messages import Message, ToolSpec, as_reply, assistant, check_messages, user, without_stop_reason
 from ..renderers import LengthLimit, Renderer, TrainOn, build_supervised_examples
 from .rollouts import sampling_seed
 
@@ -26,10 +26,12 @@ class Example:
     Attributes:
         messages: the conversation.
         weight: a factor of its tokens' loss.
+        tools: those that were offered in it.
     """
 
     messages: Conversation
     weight: float = 1.0
+    tools: tuple[ToolSpec, ...] = ()
 
 
 def read_conversations(source: Source, *, split: str | None = None, config: str | None = None) -> list[Example]:
@@ -74,25 +76,50 @@ def _example(row: Mapping[str, Any]) -> Example:
     return Example(messages, weight)
 
 
-def reference_conversation(env: gymnasium.Env[Any, Any], seed: int) -> Conversation:
-    """A problem of the environment answered by its own reference.
+def reference_example(env: gymnasium.Env[Any, Any], seed: int) -> Example:
+    """A problem of the environment solved by its own solution, or answered by its own reference.
+
+    A solution is the environment's method `solution()`: after a reset the replies that solve the problem, one a turn.
+    The messages say which of them are trained: the replies, and not what stood in the opening.
 
     Raises:
-        ValueError: the environment gives no reference answers.
+        ValueError: the environment gives neither solutions nor reference answers, or its solution does not end.
     """
-    messages, info = checked_reset(env, seed=seed)
-    if "reference" not in info:
-        raise ValueError(
-            f"{env} gives no info['reference'] at reset, so there is no answer to learn from; let the environment give "
-            "one, or do without supervised steps"
-        )
-    return (*messages, assistant(info["reference"]))
+    opening, info = checked_reset(env, seed=seed)
+    conversation: list[Message] = [{**message, "trainable": False} for message in opening]
+    replies = _solution(env)
+    if replies is None:
+        if "reference" not in info:
+            raise ValueError(
+                f"{env} gives no info['reference'] at reset and has no solution(), so there is no answer to learn "
+                "from; let the environment give one, or do without supervised steps"
+            )
+        conversation.append({**assistant(info["reference"]), "trainable": True})
+        return Example(tuple(conversation))
+    for reply in replies:
+        news, _, terminated, truncated, _ = checked_step(env, as_reply({**reply, "stop_reason": "stop"}))
+        conversation.append({**without_stop_reason(reply), "trainable": True})
+        conversation += [{**message, "trainable": False} for message in news]
+        if terminated or truncated:
+            return Example(tuple(conversation), tools=tuple(env_attribute(env, "tools", ())))
+    raise ValueError(f"{env}: its solution() of {len(conversation)} messages does not end the episode")
 
 
-def environment_conversations(env_id: str, kwargs: Mapping[str, Any], count: int, seed: int) -> list[Example]:
-    """`count` problems of an environment with their reference answers."""
+def _solution(env: gymnasium.Env[Any, Any]) -> list[Message] | None:
+    solution = env_attribute(env, "solution")
+    if solution is None:
+        return None
+    try:
+        found: list[Message] = solution()
+    except NotImplementedError:
+        return None
+    return found
+
+
+def environment_examples(env_id: str, kwargs: Mapping[str, Any], count: int, seed: int) -> list[Example]:
+    """`count` problems of an environment, solved."""
     env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
-    examples = [Example(reference_conversation(env, sampling_seed(seed, i) % 2**31)) for i in range(count)]
+    examples = [reference_example(env, sampling_seed(seed, i) % 2**31) for i in range(count)]
     env.close()
     return examples
 
@@ -107,7 +134,7 @@ def supervised_datums(example: Example, renderer: Renderer, *, train_on: TrainOn
         limit: cuts what is too long, and counts.
     """
     datums = []
-    for built in build_supervised_examples(renderer, example.messages, (), train_on):
+    for built in build_supervised_examples(renderer, example.messages, example.tools, train_on):
         kept = limit(built)
         if kept is not None and example.weight and any(kept.weights[1:]):
             datums.append(Datum.supervised(kept.tokens, [weight * example.weight for weight in kept.weights]))

@@ -17,9 +17,10 @@ import numpy as np
 from ..agents import LOSSES, Datum, LoraPolicy
 from ..agents.losses import KL_ESTIMATORS, NORMALIZATIONS, token_loss
 from ..agents.policy import TrainOutput
+from ..renderers import LengthLimit, TrainOn
 from .advantages import BASELINES, is_constant
 from .config import at_least, at_most, one_of
-from .conversations import environment_conversations, reference_conversation
+from .conversations import environment_examples, reference_example, supervised_datums
 from .data import agreement_metrics, batch_size, episode_metrics, whole_size
 from .display import Column, StepTable
 from .forerunner import Forerunner
@@ -156,7 +157,7 @@ def train(config: RLConfig) -> dict[str, Any]:
     """
     config.check_world()
     if config.warmup_steps:
-        environment_conversations(config.env, config.env_kwargs, 1, config.seed)
+        environment_examples(config.env, config.env_kwargs, 1, config.seed)
     return conduct(config, lambda: RLTrainer(config, config.load_policy()), COLUMNS)
 
 
@@ -230,7 +231,7 @@ class RLTrainer:
     def _warm_up(self, number: int) -> dict[str, float]:
         """One supervised step on reference answers."""
         config = self.config
-        data = [self._reference_example(task) for task in self.ground.tasks(number, config.warmup_batch)]
+        data = [d for task in self.ground.tasks(number, config.warmup_batch) for d in self._reference_datums(task)]
         out = self.policy.forward_backward(data, "cross_entropy", normalization="token")
         metrics = self.policy.optim_step(config.adam(config.warmup_learning_rate))
         return {"warmup/nll": out.loss, **metrics}
@@ -358,8 +359,9 @@ class RLTrainer:
                     first[1].extend(out.logprobs)
         return metrics | (agreement_metrics(*first) if first[0] else {})
 
-    def _reference_example(self, task: Task) -> Datum:
+    def _reference_datums(self, task: Task) -> list[Datum]:
         env = self.ground.pool.take(task)
-        conversation = reference_conversation(env, task.seed)
+        example = reference_example(env, task.seed)
         self.ground.pool.give_back(task, env)
-        return Datum.supervised(*self.ground.renderer.build_supervised_example(conversation))
+        limit = LengthLimit(self.policy.base.context_length, "drop")
+        return supervised_datums(example, self.ground.renderer, train_on=TrainOn.CUSTOM, limit=limit)

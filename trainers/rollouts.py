@@ -297,7 +297,7 @@ class _Player:
     def hear(self, completion: Completion, renderer: Renderer, context_length: int) -> None:
         """Takes a reply to the world and makes the next prompt of its answer, or None at the end."""
         assert self.prompt is not None
-        reply = cast(Reply, {**renderer.parse_response(completion.tokens)})
+        reply = cast(Reply, {**renderer.parse_response(completion.tokens, self._tools)})
         if completion.stop_reason == "length":
             reply["stop_reason"] = "length"
         observation, reward, terminated, truncated, info = self.guarded(lambda: checked_step(self.env, reply))

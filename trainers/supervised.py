@@ -14,7 +14,7 @@ from ..agents import Datum, LoraPolicy
 from ..agents.losses import NORMALIZATIONS
 from ..renderers import LengthLimit, TrainOn, get_renderer
 from .config import RunConfig, at_least, one_of
-from .conversations import Example, environment_conversations, read_conversations, supervised_datums
+from .conversations import Example, environment_examples, read_conversations, supervised_datums
 from .display import Column, StepTable
 from .epochs import Epochs
 from .evaluation import check_env_id, takes_split
@@ -58,7 +58,7 @@ class SupervisedConfig(RunConfig):
     env_problems: int = 1000
     """Problems drawn from the environment."""
     train_on: TrainOn = TrainOn.ALL_ASSISTANT
-    """Which messages are trained."""
+    """Which messages of the data are trained; of an environment's solutions it is the replies."""
     max_length: int = 1024
     """Longer conversations are cut to so many tokens, or left out, and counted."""
     overlong: str = "truncate"
@@ -119,8 +119,8 @@ def load_conversations(config: SupervisedConfig) -> tuple[list[Example], list[Ex
     test_kwargs = {**config.env_kwargs, **({"split": "test"} if takes_split(config.env) else {})}
     test_count = round(config.test_fraction * config.env_problems)
     return (
-        environment_conversations(config.env, config.env_kwargs, config.env_problems, config.seed),
-        environment_conversations(config.env, test_kwargs, test_count, config.seed + 1),
+        environment_examples(config.env, config.env_kwargs, config.env_problems, config.seed),
+        environment_examples(config.env, test_kwargs, test_count, config.seed + 1),
     )
 
 
@@ -201,9 +201,11 @@ class SupervisedTrainer:
 
     def _datums(self, examples: Sequence[Example], limit: LengthLimit) -> list[Datum]:
         datums = []
+        # An environment's solutions say themselves what is to be learnt of them.
+        train_on = self.config.train_on if self.config.data else TrainOn.CUSTOM
         for example in examples:
             try:
-                datums += supervised_datums(example, self.renderer, train_on=self.config.train_on, limit=limit)
+                datums += supervised_datums(example, self.renderer, train_on=train_on, limit=limit)
             except ValueError as error:
                 raise ValueError(f"cannot train on the conversation {str(example.messages)[:200]}: {error}") from error
         if examples and not datums:
