@@ -46,6 +46,18 @@ _ENVIRONMENTS = {
         "loragym.envs.tools.calculator:Calculator",
         "Solve a word problem with large numbers by calling a calculator.",
     ),
+    "loragym/Countdown-v0": (
+        "loragym.envs.math.countdown:Countdown",
+        "Reach a target from a few numbers with +, -, * and /.",
+    ),
+    "loragym/DeepMath-v0": (
+        "loragym.envs.math.word_problems:DeepMath",
+        "Hard problems of mathematics with checked answers, from the data set DeepMath-103K.",
+    ),
+    "loragym/GSM8K-v0": (
+        "loragym.envs.math.word_problems:GSM8K",
+        "Grade-school word problems, from the data set GSM8K.",
+    ),
     "loragym/GuessNumber-v0": (
         "loragym.envs.games.guess_number:GuessNumber",
         "Find a hidden number in ten guesses from the hints too low and too high.",
@@ -53,6 +65,10 @@ _ENVIRONMENTS = {
     "loragym/Ledger-v0": (
         "loragym.envs.tools.ledger:Ledger",
         "Carry out payments in a bank with tools that look up and book.",
+    ),
+    "loragym/MATH-v0": (
+        "loragym.envs.math.word_problems:Math",
+        "Competition problems, from the data set MATH; MATH-500 is held out.",
     ),
     "loragym/Mixture-v0": (
         "loragym.envs.mixture:Mixture",
@@ -62,9 +78,17 @@ _ENVIRONMENTS = {
         "loragym.envs.preference.pairwise:Pairwise",
         "Replies are compared with one another by a function or a preference model of yours.",
     ),
+    "loragym/Polaris-v0": (
+        "loragym.envs.math.word_problems:Polaris",
+        "Problems chosen for learning to reason, from the data set Polaris-53K.",
+    ),
     "loragym/Prompts-v0": (
         "loragym.envs.prompts:Prompts",
         "Reply to prompts from any data, rewarded by a function of yours, or by nothing.",
+    ),
+    "loragym/ReasoningGym-v0": (
+        "loragym.envs.math.reasoning_gym:ReasoningGym",
+        "Any procedural data set of the package reasoning-gym.",
     ),
     "loragym/RewardModel-v0": (
         "loragym.envs.preference.scoring:RewardModel",

@@ -25,7 +25,7 @@ from loragym.trainers.checkpoints import CheckpointStore, find_adapter
 from loragym.trainers.command_line import config_from
 from loragym.trainers.reward_models import ScalarRewardModel, load_reward_model
 
-REWARD = RewardConfig(learning_rate=3e-4, batch_size=32, epochs=2, max_length=256, eval_every=5)
+REWARD = RewardConfig(learning_rate=5e-4, batch_size=32, epochs=1, max_length=256, eval_every=5)
 RL = RLConfig(
     env="loragym/RewardModel-v0",
     steps=50,
