@@ -2,6 +2,7 @@
 
 RECIPES = {
     "rl_basic": "Reinforcement learning on arithmetic from a short warm-up: the main job, on the trainer.",
+    "chat_sl": "Supervised learning on chats of several turns, made by a program or your own.",
     "ppo": "The same task by PPO proper: an actor and a critic on one frozen base.",
     "math_rl": "Reinforcement learning on countdown, arithmetic or a data set of word problems.",
     "distillation": "Teachers are trained, then a student learns from them, on its replies or on theirs.",

@@ -66,8 +66,10 @@ PARTS: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 SYSTEM = (
     "You sort sentences by topic. You are given one sentence, and you answer with one word, which is the topic that "
-    "fits it best: food, animals, weather, travel, sports or music. You never explain your choice, you never repeat "
-    "the sentence, and you write the word in small letters without a full stop."
+    "fits it best. The topics are: food (meals, drinks, cooking), animals (pets, farm animals, wild animals), weather "
+    "(rain, snow, wind, heat), travel (trains, planes, ships, hotels), sports (teams, matches, records), music (songs, "
+    "concerts, instruments). You never explain your choice, you never repeat the sentence, and you write the word in "
+    "small letters without a full stop. If a sentence fits two topics, you choose the one that it says more about."
 )
 EXAMPLES = (
     ("The potatoes are boiling.", "food"),
