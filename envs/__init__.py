@@ -42,9 +42,17 @@ _ENVIRONMENTS = {
         "loragym.envs.math.arithmetic:Arithmetic",
         "Add, subtract or multiply two integers; answer with the number alone.",
     ),
+    "loragym/Bargaining-v0": (
+        "loragym.envs.games.bargaining:bargaining_seat",
+        "One seat of a bargain: divide items by alternating offers, not knowing what they are worth to the other.",
+    ),
     "loragym/Calculator-v0": (
         "loragym.envs.tools.calculator:Calculator",
         "Solve a word problem with large numbers by calling a calculator.",
+    ),
+    "loragym/ConnectFour-v0": (
+        "loragym.envs.games.connect_four:connect_four_seat",
+        "One seat of connect four, against a random opponent, one that looks ahead, or one of yours.",
     ),
     "loragym/Countdown-v0": (
         "loragym.envs.math.countdown:Countdown",
@@ -61,6 +69,10 @@ _ENVIRONMENTS = {
     "loragym/GuessNumber-v0": (
         "loragym.envs.games.guess_number:GuessNumber",
         "Find a hidden number in ten guesses from the hints too low and too high.",
+    ),
+    "loragym/KuhnPoker-v0": (
+        "loragym.envs.games.kuhn_poker:kuhn_poker_seat",
+        "One seat of Kuhn poker: three cards, one bet, against a random or an equilibrium opponent.",
     ),
     "loragym/Ledger-v0": (
         "loragym.envs.tools.ledger:Ledger",
@@ -97,6 +109,18 @@ _ENVIRONMENTS = {
     "loragym/Shorter-v0": (
         "loragym.envs.preference.pairwise:Shorter",
         "Of the replies to a prompt the shorter ones win.",
+    ),
+    "loragym/TextArena-v0": (
+        "loragym.envs.games.text_arena:TextArena",
+        "Play any game of TextArena (extra `textarena`), one seat or all alone.",
+    ),
+    "loragym/TicTacToe-v0": (
+        "loragym.envs.games.tic_tac_toe:tic_tac_toe_seat",
+        "One seat of tic-tac-toe, against a random or a perfect opponent or one of yours.",
+    ),
+    "loragym/TwentyQuestions-v0": (
+        "loragym.envs.games.twenty_questions:TwentyQuestions",
+        "Find out what somebody thinks of in twenty questions that are answered yes or no.",
     ),
     "loragym/Wrapped-v0": (
         "loragym.envs.wrappers:wrapped",

@@ -144,3 +144,16 @@ def test_every_game_ends_within_its_turns_and_adds_up(said: list[str]) -> None:
 def test_a_bad_argument_is_refused_at_once(kwargs: dict, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         GuessNumber(**kwargs)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"high": 30, "max_turns": 5}, {"low": -3, "high": 3, "max_turns": 2}])
+def test_the_solution_finds_every_number_in_time(kwargs: dict[str, int]) -> None:
+    env = GuessNumber(split=None, **kwargs)
+    for index in range(0, env.num_problems or 0, 7):
+        env.reset(options={"index": index})
+        replies = env.solution()
+        assert len(replies) <= env.max_turns
+        for message in replies:
+            _, reward, terminated, _, _ = env.step(message["content"])
+        assert terminated
+        assert reward == 1.0

@@ -217,7 +217,7 @@ def test_teachers_that_cannot_be_used_are_refused_at_once(changes: dict[str, Any
 
 def test_a_hint_with_a_reference_needs_a_world_that_gives_one(model: str, tmp_path: Path) -> None:
     config = small(
-        model, tmp_path, env="loragym/GuessNumber-v0", teachers=[{"hint": "It is {reference}."}], mode="off_policy"
+        model, tmp_path, env="tests/Untaught-v0", teachers=[{"hint": "It is {reference}."}], mode="off_policy"
     )
     with pytest.raises(ValueError, match=r"gives no info\['reference'\] at reset; give it a hint without"):
         distillation.train(config)

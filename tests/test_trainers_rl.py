@@ -215,7 +215,7 @@ def test_an_environment_may_be_named_with_its_module() -> None:
         ({"env": "loragym/Arithmetic-v0", "env_kwargs": {"hihg": 9}}, "unexpected keyword argument 'hihg'"),
         ({"env": "loragym/Arithmetic-v0", "env_kwargs": {"high": -1}}, "high=-1"),
         ({"env": "loragym/Arithmetic-v0", "env_kwargs": {"high": 1}}, "split 'test' has none of the 4 items"),
-        ({"env": "loragym/GuessNumber-v0", "warmup_steps": 1}, r"no info\['reference'\].*without supervised steps"),
+        ({"env": "tests/Untaught-v0", "warmup_steps": 1}, r"no info\['reference'\].*without supervised steps"),
     ],
 )
 def test_a_task_that_cannot_be_used_is_refused_before_a_model_loads(

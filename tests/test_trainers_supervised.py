@@ -95,7 +95,7 @@ def test_an_environments_answers_are_split_as_the_environment_splits_them() -> N
 
 def test_no_answers_to_learn_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(ValueError, match=r"gives no info\['reference'\] at reset"):
-        environment_examples("loragym/GuessNumber-v0", {}, 3, 0)
+        environment_examples("tests/Untaught-v0", {}, 3, 0)
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,13 @@ class Unequal(Letters):
         return replace(outcome, reward=outcome.reward + self._gift)
 
 
+class Untaught(Letters):
+    """Gives no answers to learn from."""
+
+    def begin(self, options: Mapping[str, Any]) -> tuple[Sequence[Message], dict[str, Any]]:
+        return super().begin(options)[0], {}
+
+
 class Fixed(ProblemEnv[str]):
     """Wants the same letter every time."""
 
@@ -102,6 +109,6 @@ class Surrogates(Letters):
         return [user("half of an emoji: \ud83d and a separator: \u2028")], super().begin(options)[1]
 
 
-for _world in (Letters, Unequal, Fixed, WrongShape, Explodes, Ranked, Miscounts, Surrogates):
+for _world in (Letters, Unequal, Untaught, Fixed, WrongShape, Explodes, Ranked, Miscounts, Surrogates):
     if f"tests/{_world.__name__}-v0" not in gymnasium.registry:
         gymnasium.register(f"tests/{_world.__name__}-v0", entry_point=_world)

@@ -8,7 +8,9 @@ from .reward_models import JudgeRewardModel, ScalarRewardModel, load_reward_mode
 from .rl import RLConfig, RLTrainer
 from .rollouts import Episode, EpisodeGroup, Task, Turn, collect
 from .run_directory import RunDirectory, RunError
+from .selfplay import Game, Speaker, against, everywhere, play_games, seat_groups
 from .supervised import SupervisedConfig, SupervisedTrainer
+from .table_rl import TableRLConfig, TableRLTrainer
 
 __all__ = [
     "DPOConfig",
@@ -17,6 +19,7 @@ __all__ = [
     "DistillationTrainer",
     "Episode",
     "EpisodeGroup",
+    "Game",
     "Interrupted",
     "JudgeRewardModel",
     "RLConfig",
@@ -26,10 +29,17 @@ __all__ = [
     "RunDirectory",
     "RunError",
     "ScalarRewardModel",
+    "Speaker",
     "SupervisedConfig",
     "SupervisedTrainer",
+    "TableRLConfig",
+    "TableRLTrainer",
     "Task",
     "Turn",
+    "against",
     "collect",
+    "everywhere",
     "load_reward_model",
+    "play_games",
+    "seat_groups",
 ]

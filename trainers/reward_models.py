@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
@@ -44,6 +45,10 @@ class ScalarRewardModel:
         renderer: turns conversations into tokens; by default the model's own.
     """
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Itself: what is copied is the description of an environment that holds it, and there is one base model."""
+        return self
+
     def __init__(self, scorer: LoraScorer, renderer: Renderer | None = None) -> None:
         self.scorer = scorer
         self.renderer = renderer or get_renderer(scorer.base.tokenizer)
@@ -71,6 +76,10 @@ class JudgeRewardModel:
         base: the base model.
         renderer: turns the question into tokens; by default the model's own.
     """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Itself: what is copied is the description of an environment that holds it, and there is one base model."""
+        return self
 
     def __init__(self, policy: LoraPolicy | None, base: BaseModel, renderer: Renderer | None = None) -> None:
         self.policy = policy or base.add_lora("judge")

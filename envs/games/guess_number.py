@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...messages import Message, Reply, system, user
+from ...messages import Message, Reply, assistant, system, user
 from ..core import Outcome, TextEnv
 from ..integers import parse_integer
 from ..splits import Split, SplitPool
@@ -85,6 +85,15 @@ class GuessNumber(TextEnv):
             stop_reason="max_turns" if out_of_turns else None,
             metrics={"correct": correct, "turns": self._turns, "malformed": self._malformed},
         )
+
+    def solution(self) -> list[Message]:
+        """Guesses by bisection, of which the last one is right. Where turns run out first, the last guess is told."""
+        low, high, guesses = self.low, self.high, list[int]()
+        while not guesses or guesses[-1] != self._secret:
+            guess = self._secret if len(guesses) == self.max_turns - 1 else (low + high) // 2
+            guesses.append(guess)
+            low, high = (guess + 1, high) if guess < self._secret else (low, guess - 1)
+        return [assistant(f"{GUESS_PREFIX} {guess}") for guess in guesses]
 
     def _feedback(self, guess: int | None) -> str:
         if guess is None:

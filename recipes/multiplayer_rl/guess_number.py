@@ -1,0 +1,41 @@
+"""Find a hidden number from the hints "too low" and "too high": reinforcement learning over several turns.
+
+    python -m loragym.recipes.multiplayer_rl.guess_number
+    python -m loragym.recipes.multiplayer_rl.guess_number --env-kwargs '{"high": 1023}' --model Qwen/Qwen3-1.7B
+
+A short warm-up on games by bisection shows the form of a guess; the search is learnt from the reward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loragym.trainers import RLConfig, rl
+from loragym.trainers.command_line import play_config
+from loragym.trainers.reports import print_stages
+
+DEFAULTS = RLConfig(
+    run_dir="runs/guess_number",
+    env="loragym/GuessNumber-v0",
+    env_kwargs={"low": 1, "high": 30, "max_turns": 5},
+    warmup_steps=6,
+    warmup_batch=16,
+    steps=40,
+    eval_every=20,
+    eval_problems=64,
+    problems_per_step=8,
+    group_size=8,
+    max_tokens=8,
+    learning_rate=3e-4,
+    schedule="linear",
+    max_concurrent=512,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    config = play_config(DEFAULTS, "multiplayer_rl/guess_number", __doc__, argv)
+    print_stages(config.run_dir, rl.train(config))
+
+
+if __name__ == "__main__":
+    main()

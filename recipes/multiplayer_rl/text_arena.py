@@ -1,0 +1,36 @@
+"""Any game of TextArena, one seat by the policy: `pip install 'loragym[textarena]'`.
+
+python -m loragym.recipes.multiplayer_rl.text_arena
+python -m loragym.recipes.multiplayer_rl.text_arena --env-kwargs '{"game": "KuhnPoker-v0-short"}'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loragym.trainers import RLConfig, rl
+from loragym.trainers.command_line import play_config
+from loragym.trainers.reports import print_stages
+
+DEFAULTS = RLConfig(
+    run_dir="runs/text_arena",
+    env="loragym/TextArena-v0",
+    env_kwargs={"game": "TicTacToe-v0"},
+    steps=40,
+    eval_every=20,
+    eval_problems=32,
+    problems_per_step=8,
+    group_size=8,
+    max_tokens=16,
+    learning_rate=2e-4,
+    max_concurrent=256,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    config = play_config(DEFAULTS, "multiplayer_rl/text_arena", __doc__, argv)
+    print_stages(config.run_dir, rl.train(config))
+
+
+if __name__ == "__main__":
+    main()

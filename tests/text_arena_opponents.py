@@ -1,0 +1,17 @@
+"""Opponents for TextArena that tests hand in by import path."""
+
+from __future__ import annotations
+
+import re
+
+from loragym.messages import Message
+
+
+def first_free_square(conversation: list[Message]) -> str:
+    """Takes the first square that tic-tac-toe lists."""
+    return re.findall(r"'(\[\d\])'", conversation[-1]["content"])[0]
+
+
+def mute(conversation: list[Message]) -> str:
+    """Never makes a move."""
+    return ""
