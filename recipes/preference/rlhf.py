@@ -28,14 +28,14 @@ from loragym.trainers.reward_models import ScalarRewardModel, load_reward_model
 REWARD = RewardConfig(learning_rate=5e-4, batch_size=32, epochs=1, max_length=256, eval_every=5)
 RL = RLConfig(
     env="loragym/RewardModel-v0",
-    steps=50,
+    steps=40,
     problems_per_step=12,
     group_size=8,
     learning_rate=1e-4,
     kl_coef=0.02,
     kl_reference="start",
     eval_every=0,
-    eval_problems=64,
+    eval_problems=16,
     save_every=10,
     keep_checkpoints=100,
     max_concurrent=512,
@@ -89,7 +89,8 @@ def rl_config(config: Config) -> RLConfig:
         "rl",
         adapter=str(config.folder / "warmup"),
         reward_model=str(config.folder / "reward"),
-        env_kwargs={"data": str(data), **config.rl.env_kwargs},
+        # All replies of a group are scored in one call.
+        env_kwargs={"data": str(data), "when": "group", **config.rl.env_kwargs},
         max_tokens=config.max_tokens,
     )
     return found
