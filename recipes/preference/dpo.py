@@ -18,7 +18,7 @@ from loragym.trainers.checkpoints import find_adapter
 from loragym.trainers.command_line import config_from
 from loragym.trainers.reports import print_held_out
 
-DPO = DPOConfig(learning_rate=1e-4, batch_size=32, epochs=2, max_length=256, eval_every=5)
+DPO = DPOConfig(learning_rate=1e-4, batch_size=32, epochs=1, max_length=256, eval_every=10)
 
 
 @dataclass(frozen=True, kw_only=True)
