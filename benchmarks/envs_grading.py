@@ -141,9 +141,10 @@ def main() -> None:
         words = [{True: "equal", False: "not"}[equal] for equal in (pair.equal, ours, theirs)]
         cells = [f"`{text}`".replace("|", "\\|") for text in (pair.answer, pair.reference)]
         print(f"| {' | '.join([pair.topic, *cells, *words, pair.note])} |")
-    sides = [sum(judged == pair.equal for pair, *both in found for judged in both[side : side + 1]) for side in (0, 1)]
+    ours_right = sum(ours == pair.equal for pair, ours, _ in found)
     print(
-        f"\n{len(found)} of {len(pairs())} pairs; agreement with the hand: loragym {sides[0]}, math-verify {sides[1]}."
+        f"\n{len(found)} of {len(pairs())} pairs; the hand is with loragym on {ours_right} of them and with "
+        f"math-verify on {len(found) - ours_right}."
     )
 
 

@@ -229,6 +229,7 @@ x = 5, x = 6
 x = 5 \text{ or } x = 6
 5 \approx 6
 6 \approx 5
+5 \approx 5.\overline{3}
 5 \approx 5.4
 5 \ne 6
 x \ne 6

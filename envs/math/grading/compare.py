@@ -17,8 +17,8 @@ from typing import Protocol
 
 from .grammar import parse
 from .nodes import INFINITY, ONE, ZERO, Node, kinds, number, symbols, walk
-from .records import Method, TooComplex, Unparsable, Verdict
-from .texts import choice, clock, integer, plain
+from .records import MAX_DIGITS, Method, TooComplex, Unparsable, Verdict
+from .texts import choice, clock, integer, names_others, plain
 from .tokens import has_commas
 from .units import measure
 from .values import Beyond, Fractions, NotAValue, Residues, Undefined, evaluate
@@ -78,8 +78,14 @@ def compare(answer: str, reference: str, calculator: Calculator) -> Comparison:
     left, right = integer(answer), integer(reference)
     if left is not None and right is not None:
         return Comparison("correct" if left == right else "wrong", "exact")
-    if choice(answer) is not None and choice(answer) == plain(reference).strip("()"):
+    if (chosen := choice(answer)) and chosen[0] == plain(reference).strip("()") and not names_others(chosen[1]):
         return Comparison("correct", "text")
+    if (stated := choice(reference)) and reference.lstrip("\\abcdefghijklmnopqrstuvwxyz{ ").startswith("("):
+        if plain(answer).strip("()") == stated[0]:
+            return Comparison("correct", "text")
+        if chosen and chosen[0] != stated[0]:
+            return Comparison("wrong", "text", "another choice")
+        return compare(chosen[1] if chosen else answer, stated[1], calculator)
     if clock(reference):
         # 1:15 and 3:45 are one ratio and two times.
         return Comparison("correct" if _same_time(answer, reference) else "wrong", "text")
@@ -93,6 +99,8 @@ def compare(answer: str, reference: str, calculator: Calculator) -> Comparison:
 
 def is_readable(reference: str) -> bool:
     """Whether a reference is understood, so that answers other than its very words can be right."""
+    if clock(reference) or choice(reference):
+        return True
     try:
         parse(reference)
     except Unparsable:
@@ -222,9 +230,10 @@ class _Comparer:
         literal = _unsigned(rounded)
         if literal.kind != "num" or not isinstance(literal.value, Fraction) or not _is_constant(exact):
             return False
-        unit = 1
-        while literal.value * unit % 1:
-            unit *= 10
+        unit = next((10**places for places in range(MAX_DIGITS) if literal.value * 10**places % 1 == 0), None)
+        if unit is None:
+            # 0.333... with a line over the threes is not rounded.
+            return False
         # The last decimal may have been cut off; a whole number is rounded.
         distance = Fraction(1, unit) if unit > 1 else Fraction(1, 2)
         same = self.calculator.is_within(exact, rounded, distance)
@@ -455,7 +464,8 @@ class _Region:
         parts = list(relation.parts)
         if signs == ["≠"]:
             end = parts[1] if parts[0].kind == "sym" else parts[0]
-            return frozenset(range(self.last + 1)) - {self._cell(end)}
+            without = {self._cell(end)} if _infinite(end) is None else set()
+            return frozenset(range(self.last + 1)) - without
         if signs[0] in ">≥":
             parts, signs = parts[::-1], [_TURNED[sign] for sign in signs[::-1]]
         low, low_sign = (_MINUS_INFINITY, "<") if parts[0].kind == "sym" else (parts[0], signs[0])
@@ -463,6 +473,8 @@ class _Region:
         return self._between(low, low_sign == "≤", high, high_sign == "≤")
 
     def _between(self, low: Node, with_low: bool, high: Node, with_high: bool) -> frozenset[int]:
+        if _infinite(low) == 1 or _infinite(high) == -1:
+            return frozenset()
         first = self._cell(low) + (not with_low and _infinite(low) is None)
         last = self._cell(high) - (not with_high and _infinite(high) is None)
         return frozenset(range(first, last + 1))
@@ -716,6 +728,8 @@ def _readings(answer: Node, reference: Node) -> Iterable[tuple[Node, Node]]:
             yield Node("mul", (left, number(a.factor))), Node("mul", (right, number(b.factor)))
         return
     if left.kind == "percent" or right.kind == "percent":
+        if ours or theirs:
+            return
         yield left, right
         if left.kind != "percent":
             # "50" where 50% is asked for

@@ -5,6 +5,7 @@ Used in worker processes only, for mpmath and sympy may take long and much memor
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -27,9 +28,11 @@ MAX_ARGUMENT = 4_000
 MAX_ARGUMENT_OF_EXP = 18
 DIGITS = (60, 240, 960)
 """How many digits are calculated with, at first and where that leaves doubt; more for long and for small numbers."""
+MAX_DIGITS_OF_GAMMA = 1_100
 MAX_EXTRA_DIGITS = 2_000
 ENOUGH_POINTS = 3
-POINTS = 12
+POINTS = 24
+_IN_PARTS = frozenset(("abs", "floor", "ceil", "max", "min", "gcd", "lcm"))
 _GROWING = frozenset(("exp", "sinh", "cosh", "tanh"))
 _LOGARITHMS = frozenset(("ln", "log10"))
 _MPMATH = {
@@ -125,13 +128,24 @@ class Numbers:
         value = evaluate(argument, self)
         if isinstance(value, self.context.mpc) or abs(value) > 1_000 or (self.context.isint(value) and value < 0):
             raise Undefined("the factorial of a negative, complex or large number")
+        self._check_gamma(value)
         return self._checked(self.context.gamma(value + 1))
 
     def binomial(self, top: Node, bottom: Node) -> Any:
         upper, lower = evaluate(top, self), evaluate(bottom, self)
         if any(isinstance(value, self.context.mpc) or abs(value) > 100_000 for value in (upper, lower)):
             raise Undefined("the binomial coefficient of complex or large numbers")
+        if not (self.context.isint(upper) and self.context.isint(lower)) and max(abs(upper), abs(lower)) > 1_000:
+            raise Undefined("the binomial coefficient of a large number that is not whole")
+        self._check_gamma(upper, lower)
         return self._checked(self.context.binomial(upper, lower))
+
+    def _check_gamma(self, *values: Any) -> None:
+        """Its values at what is no whole number take long, if there are to be many digits."""
+        if all(self.context.isint(value) for value in values):
+            return
+        if self.context.dps > MAX_DIGITS_OF_GAMMA or any(abs(value) > 1_000 for value in values):
+            raise TooComplex("a factorial that takes long")
 
     def power_of_ten(self, exponent: int) -> Any:
         return self.context.mpf(10) ** exponent
@@ -244,27 +258,31 @@ class Deep:
             TooComplex: there are too few because values have too many digits.
         """
         self.method = "numeric"
-        too_complex: TooComplex | None = None
+        refused = 0
         names = symbols(left) | symbols(right)
         enough = ENOUGH_POINTS if names else 1
+        plenty = POINTS if _has_parts(left) or _has_parts(right) else 2 * ENOUGH_POINTS
         kinds_of_points = [(_real_points, False), (_whole_points, False), (_real_points, True)]
         for points, is_complex in kinds_of_points if names else [kinds_of_points[0], kinds_of_points[2]]:
             agreed = 0
             for at in points(left, right):
                 try:
                     outcome = self._agree(left, right, at, is_complex)
-                except TooComplex as error:
+                except TooComplex:
                     # sympy would not get through this either.
-                    too_complex, outcome = error, None
+                    refused += 1
+                    if refused >= ENOUGH_POINTS and not agreed:
+                        raise
+                    outcome = None
                 if outcome is False:
                     return False
                 agreed += outcome is True
-                if agreed >= enough and (not names or agreed >= POINTS // 2):
+                if agreed >= (plenty if names else enough):
                     return True
             if agreed >= enough:
                 return True
-        if too_complex is not None:
-            raise too_complex
+        if refused:
+            raise TooComplex("values of too many digits")
         return None
 
     def _agree(self, left: Node, right: Node, at: dict[str, Fraction], is_complex: bool) -> bool | None:
@@ -318,20 +336,37 @@ def _bits(node: Node) -> int:
         base, exponent = node.parts
         times = exponent.parts[0] if exponent.kind == "neg" else exponent
         if times.kind == "num" and isinstance(times.value, Fraction):
-            return max(_bits(base), 2) * int(min(abs(times.value), Fraction(MAX_EXTRA_DIGITS)))
+            return max(_bits(base), 2) * min(math.ceil(abs(times.value)), MAX_EXTRA_DIGITS)
     if isinstance(node.value, Fraction):
         return max(node.value.numerator.bit_length(), node.value.denominator.bit_length())
     return 0
 
 
+def _has_parts(node: Node) -> bool:
+    """Whether an expression may say one thing here and another there, as |x| does: then more points are looked at."""
+    return any(
+        part.kind == "root"
+        or (part.kind == "func" and part.value in _IN_PARTS)
+        or (part.kind == "pow" and not kinds(part.parts[1]).isdisjoint({"div", "mixed"}))
+        for part in walk(node)
+    )
+
+
 def _real_points(left: Node, right: Node) -> Iterator[dict[str, Fraction]]:
+    """Of either sign, within (-1, 1), where inverse functions have values, beyond it, and beyond all constants."""
     names = sorted(symbols(left) | symbols(right))
     rng = random.Random(fingerprint(left, right))
+    constants = [abs(part.value) for node in (left, right) for part in walk(node) if isinstance(part.value, Fraction)]
+    widths = (1, 4, 3 * min(max(constants, default=Fraction(0)), Fraction(1_000)) + 3)
     for place in range(POINTS if names else 1):
-        # Of either sign, within and beyond (-1, 1), where inverse functions are defined.
-        widths = dict.fromkeys(names, (1, 4, 1, 12)[place % 4])
-        signs = {name: 1 if place % 3 == 0 or rng.random() < 0.5 else -1 for name in names}
-        yield {name: signs[name] * Fraction(rng.randint(1, 10**6) * widths[name], 10**6 + 3) for name in names}
+        # All positive at first, then of both signs in turn.
+        first = place < len(widths)
+        signs = [1 if first or (place + index) % 2 else rng.choice((-1, 1)) for index in range(len(names))]
+        width = widths[place % len(widths)]
+        yield {
+            name: sign * width * Fraction(rng.randint(1, 10**6), 10**6 + 3)
+            for name, sign in zip(names, signs, strict=True)
+        }
 
 
 def _whole_points(left: Node, right: Node) -> Iterator[dict[str, Fraction]]:

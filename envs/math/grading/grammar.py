@@ -41,7 +41,8 @@ _BRACKETS = {"(": (")", "]"), "[": ("]", ")")}
 _SEPARATOR_WORDS = frozenset(("and", "or"))
 _STARTS_NO_FACTOR = frozenset(
     ("end", "+", "-", "±", "∓", "*", "/", ")", "]", "}", "\\}", ",", ";", ":", "!", "%", "\\%", "&", "\\&", "\\\\", "^",
-     "_", "'", "°", "∪", "∩", "∖", "\\and", "\\or", "\\mod", "\\end", "\\rfloor", "\\rceil", "\\rangle", *RELATIONS)
+     "_", "'", "°", "∪", "∩", "∖", "\\and", "\\or", "\\mod", "\\choose", "\\end", "\\rfloor", "\\rceil",
+     "\\rangle", *RELATIONS)
 )  # fmt: skip
 _DECIMAL = re.compile(r"([0-9]*)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]+))?")
 MAX_DECIMAL_EXPONENT = 1_000
@@ -153,6 +154,8 @@ class _Parser:
         return False
 
     def statement(self) -> Node:
+        # "≈ 3.14" states what it is.
+        self.take("≈")
         items = [self.set_expression()]
         signs: list[str] = []
         while self.next.text in RELATIONS and self.next.kind == "mark":
@@ -255,7 +258,7 @@ class _Parser:
     def _juxtaposed(self, node: Node) -> Node:
         """What stands beside a factor without a sign: a mixed number, an application or a product."""
         before, ahead = self.tokens[self.at - 1], self.next
-        if ahead.kind == "number":
+        if ahead.kind == "number" and node.kind != "fact":
             return self._plain_mixed(node, before)
         if before.kind == "number" and node.kind == "num" and ahead.text == "\\frac":
             fraction = self.factor()
@@ -514,15 +517,32 @@ class _Parser:
         if self.take("}"):
             raise Unparsable("empty braces")
         items = self._inside()
+        if self.take("\\choose") and len(items) == 1:
+            # {n \choose k}
+            items = [self.node("binom", items[0], self.expression())]
         self.expect("}")
         return items[0] if len(items) == 1 else self.node("set", *items)
 
     def _set_rest(self) -> Node:
         if self.take("\\}"):
             return self.node("set")
+        if self.next.kind == "word" and len(self.next.text) == 1 and self.after(1).text in ("|", ":"):
+            return self._condition()
         items = self._inside()
         self.expect("\\}")
         return self.node("set", *items)
+
+    def _condition(self) -> Node:
+        """{x | x > 2}: what bounds the unknown."""
+        name = self.pop().text
+        self.pop()
+        items = self._inside()
+        self.expect("\\}")
+        if any(
+            item.kind != "rel" or "=" in str(item.value) or Node("sym", (), name) not in item.parts for item in items
+        ):
+            raise Unparsable("a set whose condition is no inequality")
+        return items[0] if len(items) == 1 else self.node("list", *items)
 
     # Commands
 
@@ -596,8 +616,12 @@ class _Parser:
         degree = 2
         if self.take("["):
             token = self.pop()
+            if token.kind == "word" and len(token.text) == 1:
+                self.expect("]")
+                exponent = self.node("div", number(1), self.node("sym", value=token.text))
+                return self.node("pow", self.deeper(self._root_argument), exponent)
             if token.kind != "number" or not token.text.isdigit() or not 2 <= int(token.text[:6]) <= 1000:
-                raise Unparsable("the degree of a root is a number from 2 to 1000")
+                raise Unparsable("the degree of a root is a letter or a number from 2 to 1000")
             degree = int(token.text)
             self.expect("]")
         radicand = self.deeper(self._root_argument)

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 MAX_ATTEMPTS = 3
 """How often a job is tried whose worker dies."""
@@ -164,7 +164,7 @@ class WorkerPool:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.workers, self.limits, self.script)
 
-    def __enter__(self) -> WorkerPool:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -202,7 +202,9 @@ class WorkerPool:
                 if self._closed:
                     raise RuntimeError("the grader's pool is closed; make a new one")
                 if self._idle:
-                    return self._idle.pop()
+                    # One that still starts is the second choice.
+                    place = max(range(len(self._idle)), key=lambda place: self._idle[place].ready)
+                    return self._idle.pop(place)
                 if len(self._all) < self.workers:
                     worker = _Worker(self.script, self.limits)
                     self._all.add(worker)
@@ -229,7 +231,7 @@ class WorkerPool:
             self._free.notify()
         if bad["failed"] >= MAX_FAILED_STARTS or bad["killed"] >= MAX_KILLED_STARTS:
             raise RuntimeError(
-                f"{bad.total()} workers in a row ended before they were ready, the last with code {code}. "
+                f"{bad.total()} workers of the grader ended before they were ready, the last with code {code}. "
                 f"What they wrote to stderr says why. Is sympy installed for {sys.executable}?"
             )
         return code
@@ -354,15 +356,10 @@ class _Run:
 
     def _leave(self, worker: _Worker) -> None:
         """Gives a worker back; one that still works, as after an exception, is of no use to others."""
-        if worker.job is not None or not worker.ready:
-            if worker.job is None:
-                # It is about to start: the next one to hire it hears that it is ready.
-                self.selector.unregister(worker)
-                self.team.discard(worker)
-                self.pool._release(worker)
-            else:
-                self._remove(worker)
+        if worker.job is not None:
+            self._remove(worker)
             return
+        # If it is about to start, the next one to hire it hears when it is ready.
         self.selector.unregister(worker)
         self.team.discard(worker)
         self.pool._release(worker)

@@ -24,7 +24,7 @@ correct, wrong: it was compared. no_box: there is no `\\boxed{...}`. empty_box: 
 boxes that differ stand side by side. too_long: it is longer or more nested than answers are. unparsable: it is neither
 mathematics that is understood nor the reference's own words. unevaluated: the reference is a plain number, the answer a
 calculation. copied: it repeats an expression of the question. timeout: comparing took longer than is allowed. crashed:
-the worker died twice over it, as when it runs out of memory.
+the worker ran out of memory, failed, or died three times over it.
 """
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 MALFORMED: frozenset[Verdict] = frozenset(("no_box", "empty_box", "several_answers", "too_long"))

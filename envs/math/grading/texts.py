@@ -9,7 +9,7 @@ from .tokens import bare
 
 _INTEGER = re.compile(r"\$?\s*([+-]?)\s*([0-9]{1,40}|[0-9]{1,3}(?:,[0-9]{3}){1,12})\s*\$?\.?")
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}\\$]*)\}")
-_INVISIBLE = re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[,;:!>]|[~$]+|(?<![0-9])\s+|\s+(?![0-9])")
+_INVISIBLE = re.compile(r"\\\$|\\(?:left|right|displaystyle)(?![A-Za-z])|\\[,;:!>]|[~$]+|(?<![0-9])\s+|\s+(?![0-9])")
 _BETWEEN_DIGITS = re.compile(r"(?<=[0-9])(?:\\[,;:!> ]|[\s~$])+(?=[0-9])")
 _CHOICE = re.compile(r"\(?([A-J])(?:\)|[.:])\s*(.+)")
 _OTHER_LETTER = re.compile(r"(?<![A-Za-z\\])[A-J](?![A-Za-z])|\b(?:or|not|and)\b", re.IGNORECASE)
@@ -39,10 +39,15 @@ def clock(text: str) -> str | None:
     return match[0] if match else None
 
 
-def choice(text: str) -> str | None:
-    """The letter of a choice that is given with what it says, as in "(B) 12" or "B. 12"; None for all else."""
-    match = _CHOICE.fullmatch(_WRAPPED.sub(r"\1", bare(text)).strip())
-    return match[1] if match and not _OTHER_LETTER.search(match[2]) else None
+def choice(text: str) -> tuple[str, str] | None:
+    """The letter of a choice and what it says, as in "(B) 12" or "B. 12"; None for all else."""
+    match = _CHOICE.fullmatch(_WRAPPED.sub(r"\1", bare(text)).replace("\\ ", " ").strip())
+    return (match[1], match[2]) if match else None
+
+
+def names_others(text: str) -> bool:
+    """Whether a text mentions a letter that may be another choice, or words such as "or"."""
+    return _OTHER_LETTER.search(text) is not None
 
 
 def stands_in(answer: str, question: str) -> bool:

@@ -55,6 +55,8 @@ _TABLE: dict[str, tuple[str, str, str]] = {
     "unit": ("unit", "1", ""),
 }
 _NAMES = {other: name for name, (_, _, others) in _TABLE.items() for other in (name, *others.split())}
+_LETTERS = {"N": "newton", "J": "joule", "W": "watt", "V": "volt", "K": "kelvin", "L": "l"}
+"""Units that are capital letters; any other single letter is an unknown."""
 CURRENCIES = {"$": "dollar", "€": "euro", "£": "gbp", "¥": "yen", "₹": "rupee"}
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cubed": 3}
 
@@ -65,7 +67,9 @@ _CHANGING_WORDS = """
     pair pairs couple score hundred hundreds thousand thousands million millions billion billions trillion trillions
     zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty
     ninety first power root pi if when where for all any none no is are was equals equal answer correct incorrect wrong
-    right otherwise but except unless true false yes"""
+    right otherwise but except unless true false yes
+    sixth seventh eighth ninth twelfth hundredth thousandth millionth billionth twice double triple fold minus short
+"""
 _NOT_A_NOUN = frozenset(_CHANGING_WORDS.split())
 """Words that change what a number says, so they are never its unit."""
 
@@ -76,6 +80,9 @@ def unit_of(words: str) -> str | None:
     Any one to three words count that do not change what a number says, such as "or", "dozen" or "not" do: things that
     are counted have no table.
     """
+    if len(words.strip()) == 1:
+        letter = words.strip()
+        return _LETTERS.get(letter) or (_NAMES.get(letter) if letter.islower() else None)
     parts = re.findall(r"[a-z]+|\^?\d+|/", words.lower().replace("per ", "/ "))
     if not parts or len(parts) > 6 or re.search(r"[^A-Za-z0-9\s/^.\-]", words):
         return None
@@ -93,7 +100,7 @@ def unit_of(words: str) -> str | None:
             names[-1] += f"^{part.lstrip('^')}"
         elif part == "/":
             names.append("/")
-        elif part in _NOT_A_NOUN:
+        elif part in _NOT_A_NOUN or _singular(part) in _NOT_A_NOUN:
             return None
         else:
             names.append(_singular(part) + (f"^{power}" if power else ""))
@@ -111,12 +118,13 @@ def is_known(word: str) -> bool:
 
 def measure(unit: str) -> Unit:
     """Which quantity a unit measures, and in which multiple."""
-    names = unit.split("/")
-    if any(name.partition("^")[0] not in _TABLE for name in names):
-        return Unit(unit, Fraction(1))
+    parts = [re.fullmatch(r"([a-z]+)(?:\^([0-9]))?", part) for part in unit.split("/")]
     quantities, factor = [], Fraction(1)
-    for place, name in enumerate(names):
-        name, _, power = name.partition("^")
+    for place, part in enumerate(parts):
+        if part is None or part[1] not in _TABLE:
+            # Things that are counted, or several words.
+            return Unit(unit, Fraction(1))
+        name, power = part[1], part[2]
         quantity, multiple, _ = _TABLE[name]
         quantities.append(f"{quantity}^{power or 1}" if "/" not in quantity else quantity)
         exponent = int(power or 1) * (-1 if place else 1)

@@ -59,8 +59,8 @@ def load_work() -> Work:
     """The comparison, once it has been through all that takes time at first."""
     package = load_package(Path(__file__).resolve().parent)
     work: Work = importlib.import_module(f"{package.__name__}.deep").work
-    # Among the first points of this one is none where both sides have a value, so sympy is asked.
-    work({"answer": "(9000n)!", "reference": "(9000n)!+1", "rtol": 0.0})
+    # At too few points of this one both sides have a value, so sympy is asked.
+    work({"answer": "\\frac{(1000000n)!}{(1000000n-1)!}", "reference": "1000000n", "rtol": 0.0})
     return work
 
 
