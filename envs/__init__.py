@@ -106,6 +106,10 @@ _ENVIRONMENTS = {
         "loragym.envs.preference.scoring:RewardModel",
         "Replies are scored one by one by a function or a reward model of yours.",
     ),
+    "loragym/Search-v0": (
+        "loragym.envs.tools.search.env:Search",
+        "Answer a question by searching a collection of documents.",
+    ),
     "loragym/Shorter-v0": (
         "loragym.envs.preference.pairwise:Shorter",
         "Of the replies to a prompt the shorter ones win.",
