@@ -106,6 +106,10 @@ _ENVIRONMENTS = {
         "loragym.envs.preference.scoring:RewardModel",
         "Replies are scored one by one by a function or a reward model of yours.",
     ),
+    "loragym/Rubric-v0": (
+        "loragym.envs.preference.rubric:Rubric",
+        "Replies are judged by a rubric of criteria, by a function or a chat agent of yours.",
+    ),
     "loragym/Search-v0": (
         "loragym.envs.tools.search.env:Search",
         "Answer a question by searching a collection of documents.",

@@ -16,6 +16,7 @@ RECIPES = {
     "multiplayer_rl/twenty_questions": "Ask yes/no questions and guess what somebody thinks of.",
     "multiplayer_rl/tic_tac_toe": "Self-play: one policy in both seats, and against its own past.",
     "multiplayer_rl/text_arena": "Any game of TextArena, one seat by the policy.",
+    "rubric": "Replies learn to meet a rubric's criteria, as a judge sees them.",
     "rl_loop": "The same in one flat file on the primitives alone.",
     "sl_basic": "Supervised learning from conversations or reference answers, on the trainer.",
     "sl_loop": "The same in one flat file on the primitives alone.",
