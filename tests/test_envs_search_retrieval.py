@@ -541,6 +541,22 @@ def test_a_sentence_embedder_loads_its_model_when_asked_and_travels_by_name(monk
         embedder(["x"])
 
 
+def test_faiss_is_taken_where_it_is_installed_and_a_plain_array_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    from loragym.envs.tools.search.vectors import chosen_store
+
+    for there, expected in (({"faiss", "lancedb"}, "faiss"), ({"lancedb"}, "numpy"), (set(), "numpy")):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, there=there: name if name in there else None)
+        assert chosen_store("auto") == expected
+
+
+def test_the_benchmark_measures_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.envs_search import measure
+
+    rows = measure(0.05)
+    assert all(row.figure > 0 for row in rows)
+    assert {"queries/s", "steps/s", "s"} == {row.unit for row in rows}
+
+
 # --- questions of others
 
 

@@ -102,7 +102,7 @@ def open_dense(
         corpus: what to search.
         embed: texts to vectors. As text: "module:object", or "module:class:argument" for an object to be made, such as
             "loragym.agents.embedders:SentenceEmbedder:sentence-transformers/all-MiniLM-L6-v2".
-        store: "faiss", "lancedb" or "numpy"; "auto" is the first of them that is installed.
+        store: "faiss", "lancedb" or "numpy"; "auto" is "faiss" where that is installed, else "numpy".
         batch_size: how many documents are embedded at once.
         document_prefix, query_prefix: what some models want before a text, as E5 wants "passage: " and "query: ".
 
