@@ -206,11 +206,11 @@ def test_a_reply_that_did_not_finish_is_no_move(stop_reason: str) -> None:
 
 
 def test_the_turn_limit_truncates() -> None:
-    env = TextArena(game="FifteenPuzzle-v0", max_turns=3)
+    # One turn, for the game itself ends after moves that cannot be made.
+    env = TextArena(game="FifteenPuzzle-v0", max_turns=1)
     env.reset(seed=0)
-    results = [env.step("[up]") for _ in range(3)]
-    assert [result[2] or result[3] for result in results] == [False, False, True]
-    assert results[-1][2:4] == (False, True) and results[-1][4]["stop_reason"] == "max_turns"
+    result = env.step("[up]")
+    assert result[2:4] == (False, True) and result[4]["stop_reason"] == "max_turns"
 
 
 @pytest.mark.parametrize("game", GAMES)
