@@ -206,11 +206,11 @@ def test_a_reply_that_did_not_finish_is_no_move(stop_reason: str) -> None:
 
 
 def test_the_turn_limit_truncates() -> None:
-    # One turn, for the game itself ends after moves that cannot be made.
-    env = TextArena(game="FifteenPuzzle-v0", max_turns=1)
+    env = TextArena(max_turns=3)
     env.reset(seed=0)
-    result = env.step("[up]")
-    assert result[2:4] == (False, True) and result[4]["stop_reason"] == "max_turns"
+    results = [env.step(f"[{number}]") for number in (1, 2, 3)]
+    assert [result[2] or result[3] for result in results] == [False, False, True]
+    assert results[-1][2:4] == (False, True) and results[-1][4]["stop_reason"] == "max_turns"
 
 
 @pytest.mark.parametrize("game", GAMES)
@@ -268,7 +268,12 @@ def test_a_time_limit_breaks_loops_in_any_thread_and_leaves_the_quick_alone() ->
 
 
 def test_random_moves_are_those_that_were_listed_last() -> None:
-    conversation = [user("Say '[1]'."), assistant("[9]"), user("[Player 0] [2]\n[GAME] go"), user("Your turn.")]
+    conversation = [
+        user("Say '[1]'."),
+        assistant("[9]"),
+        user("Say '[7]'.\n\n[Player 0] [2]\n[GAME] go"),
+        user("Your turn."),
+    ]
     assert random_move(conversation, np.random.default_rng(0)) == "[2]"
     drawn = {random_move([user("'[1]', '[2]' or [3]")], np.random.default_rng(seed)) for seed in range(30)}
     assert drawn == {"[1]", "[2]", "[3]"}

@@ -8,10 +8,8 @@ from loragym.messages import Message
 
 
 def first_free_square(conversation: list[Message]) -> str:
-    """Takes the first square that tic-tac-toe lists."""
-    # What stands before the list may hold an example of a move.
-    _, _, listed = conversation[-1]["content"].rpartition("Available Moves")
-    return re.findall(r"'(\[\d\])'", listed)[0]
+    """Takes the first square that tic-tac-toe has listed last."""
+    return re.findall(r"'(\[\d\])'", conversation[-1]["content"].rpartition("Available Moves")[2])[0]
 
 
 def mute(conversation: list[Message]) -> str:

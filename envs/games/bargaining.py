@@ -7,13 +7,13 @@ with offers in a strict form in place of free dialogue, which can be switched on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from itertools import product
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .seat import Seat
+from .seat import seat_at
 from .table import Script, Table, random_move
 
 ITEMS = ("book", "hat", "ball")
@@ -81,8 +81,9 @@ def rest(counts: Counts, kept: Counts) -> Counts:
 def conceding(table: Table[Any], rng: np.random.Generator) -> str:
     """The script `conceding`: asks for less from turn to turn, from everything down to half (Faratin et al. 1998).
 
-    It accepts what is worth at least what it would ask for next, and otherwise offers a division that is worth that to
-    itself or as little more as there is, at random among equals. It looks only at what its seat may know.
+    It accepts what is worth at least what it would ask for next. Otherwise it offers a division that is worth that to
+    itself or as little more as there is; of those one that leaves the other the most items, at random among equals. It
+    looks only at what its seat may know.
     """
     assert isinstance(table, Bargaining)
     state: Bargain = table.state
@@ -92,8 +93,8 @@ def conceding(table: Table[Any], rng: np.random.Generator) -> str:
     if state.offer is not None and worth_of(rest(state.counts, state.offer), own) >= aim:
         return ACCEPT
     shares = [share for share in divisions(state.counts) if worth_of(share, own) >= aim]
-    least = min(worth_of(share, own) for share in shares)
-    shares = [share for share in shares if worth_of(share, own) == least]
+    least = min((worth_of(share, own), sum(share)) for share in shares)
+    shares = [share for share in shares if (worth_of(share, own), sum(share)) == least]
     return _offer_text(shares[int(rng.integers(len(shares)))])
 
 
@@ -129,6 +130,7 @@ class Bargaining(Table[Bargain]):
     metadata: ClassVar = {**Table.metadata, "name": "Bargaining-v0"}
     seats = ("first", "second")
     scripts: ClassVar[Mapping[str, Script]] = {"random": random_move, "conceding": conceding}
+    teacher = "conceding"
 
     def __init__(self, *, max_turns: int = 8, talk: bool = False, **options: Any) -> None:
         super().__init__(**options)
@@ -247,4 +249,4 @@ def _listed(amounts: Counts) -> str:
     return f"{parts[0]}, {parts[1]} and {parts[2]}"
 
 
-bargaining_seat = partial(Seat, Bargaining)
+bargaining_seat = seat_at(Bargaining)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .seat import Seat
+from .seat import seat_at
 from .table import Script, Table, random_move, win_or_draw
 
 IN_A_ROW = 4
@@ -176,6 +176,7 @@ class ConnectFour(Table[Stones]):
         "search": Search(DEFAULT_PLIES),
         **{f"search-{plies}": Search(plies) for plies in range(1, MOST_PLIES + 1)},
     }
+    teacher = "search"
 
     def __init__(self, *, columns: int = 7, rows: int = 6, **options: Any) -> None:
         super().__init__(**options)
@@ -228,4 +229,4 @@ class ConnectFour(Table[Stones]):
         return "\n".join(lines)
 
 
-connect_four_seat = partial(Seat, ConnectFour)
+connect_four_seat = seat_at(ConnectFour)

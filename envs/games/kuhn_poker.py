@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .seat import Seat
+from .seat import seat_at
 from .table import Script, Table, random_move
 
 CARDS = ("jack", "queen", "king")
@@ -86,6 +85,7 @@ class KuhnPoker(Table[Hand]):
         "equilibrium-0": Equilibrium(0.0),
         "equilibrium-1/3": Equilibrium(1 / 3),
     }
+    teacher = "equilibrium"
 
     def deal(self, rng: np.random.Generator) -> Hand:
         first, second = (int(card) for card in rng.permutation(len(CARDS))[:2])
@@ -117,8 +117,8 @@ class KuhnPoker(Table[Hand]):
         return (
             "We play Kuhn poker. Jack, queen and king are shuffled, each of two players gets one, and each has put 1 "
             f"into the pot. You act {seat}. With no bet made, say check or bet (1 more). After a bet, say call (1 "
-            "or fold. After two checks or a call the higher card wins the pot. Answer with one of these words and "
-            "nothing else."
+            "more) or fold. After two checks or a call the higher card wins the pot. Answer with one of these words "
+            "and nothing else."
         )
 
     def view(self, state: Hand, seat: str) -> str:
@@ -140,4 +140,4 @@ class KuhnPoker(Table[Hand]):
         return "" if state.actions else "cards: " + ", ".join(CARDS[card] for card in state.cards)
 
 
-kuhn_poker_seat = partial(Seat, KuhnPoker)
+kuhn_poker_seat = seat_at(KuhnPoker)

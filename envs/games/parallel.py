@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gymnasium.error import ResetNeeded
 from pettingzoo.utils.env import ParallelEnv
 
 from ...messages import Message, Reply
@@ -57,14 +58,13 @@ class ParallelTable(ParallelEnv[str, tuple[Message, ...], Reply | str]):
             ResetNeeded: no game is going on.
         """
         table, seats = self.table, list(self.agents)
-        if seats:
-            mover = table.agent_selection
-            if mover not in actions:
-                raise KeyError(f"it is the turn of {mover!r}, and there are actions of {sorted(actions)} alone")
-            table.step(actions[mover])
-            self._delivered[mover] = 0
-        else:
-            table.step(None)
+        if not seats:
+            raise ResetNeeded("step() was called with no game going on; call reset() first")
+        mover = table.agent_selection
+        if mover not in actions:
+            raise KeyError(f"it is the turn of {mover!r}, and there are actions of {sorted(actions)} alone")
+        table.step(actions[mover])
+        self._delivered[mover] = 0
         self.agents = [seat for seat in seats if not self._is_over(seat)]
         return (
             self._news(seats),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
+import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 
-from ...messages import Message, Reply
+from ...messages import Message, Reply, as_reply
 from ..core import Outcome, TextEnv
+from ..named import import_path
 from .table import Table
 from .tables import make
 
@@ -39,6 +41,7 @@ class Seat(TextEnv):
         seat: a seat's name; "random" draws one by the seed; "alternate" takes turns: seed s sits in seat s modulo their
             number, an episode without a seed in the seat after the last one's.
         opponents: one opponent for all other seats, or a mapping from seats to opponents.
+        teacher: the script that `solution` plays by; by default the table's best one.
         render_mode: see `TextEnv`.
         options: the table's, if `table` is an id or a class.
 
@@ -54,6 +57,7 @@ class Seat(TextEnv):
         *,
         seat: str = RANDOM_SEAT,
         opponents: Opponent | Mapping[str, Opponent] = "random",
+        teacher: str | None = None,
         render_mode: str | None = None,
         **options: Any,
     ) -> None:
@@ -61,6 +65,9 @@ class Seat(TextEnv):
         self.table = _made(table, options)
         if seat not in (*self.table.seats, RANDOM_SEAT, ALTERNATE):
             raise ValueError(f"seat is one of {self.table.seats}, 'random' or 'alternate', got {seat!r}")
+        self.teacher = self.table.teacher if teacher is None else teacher
+        if self.teacher not in self.table.scripts:
+            raise ValueError(f"teacher is one of {', '.join(self.table.scripts)}, got {teacher!r}")
         self.seat_choice = seat
         self._players = self._named_opponents(opponents, seat)
         self._episodes_since_seed = 0
@@ -102,6 +109,24 @@ class Seat(TextEnv):
             stop_reason=info.get("stop_reason"),
             metrics={**info["metrics"], "opponents_illegal": sum(others)},
         )
+
+    def solution(self) -> list[Reply]:
+        """The replies of the teacher in the game that was just begun, one per turn, for a supervised warm-up.
+
+        Raises:
+            NotImplementedError: an opponent is a function, so what it will say is not known.
+        """
+        others = [self._players[seat] for seat in self.table.seats if seat != self._seated]
+        if not all(isinstance(other, str) for other in others):
+            raise NotImplementedError("a game against a function has no solution that is known; play against scripts")
+        rehearsal = copy.deepcopy(self)
+        rng = rehearsal._generators[self._seated]
+        replies = []
+        while not rehearsal._over:
+            said = as_reply(said_by(self.teacher, rehearsal.table, rng))
+            replies.append(said)
+            rehearsal.respond(said)
+        return replies
 
     @property
     def _over(self) -> bool:
@@ -147,6 +172,21 @@ def _made(table: str | type[Table[Any]] | Table[Any], options: Mapping[str, Any]
     return cast("Table[Any]", table)
 
 
+def seat_at(table: type[Table[Any]]) -> Callable[..., Seat]:
+    """What to register with Gymnasium for seats at the table; its signature has the table's options as well."""
+
+    def make_seat(**arguments: Any) -> Seat:
+        return Seat(table, **arguments)
+
+    own = [inspect.signature(Seat), *(inspect.signature(cls) for cls in table.__mro__ if "__init__" in vars(cls))]
+    parameters = {name: parameter for signature in own for name, parameter in signature.parameters.items()}
+    # What is keyword-only in a signature need not stand in any order.
+    named = [p for p in parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    make_seat.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+    make_seat.__doc__ = f"A `Seat` at `{table.__name__}`: takes the arguments of both."
+    return make_seat
+
+
 def as_opponent(opponent: Opponent, table: Table[Any]) -> Opponent:
     """The opponent, after checking that there is such a one; "module:name" becomes the function.
 
@@ -156,8 +196,7 @@ def as_opponent(opponent: Opponent, table: Table[Any]) -> Opponent:
     if isinstance(opponent, str) and opponent in table.scripts:
         return opponent
     if isinstance(opponent, str) and ":" in opponent:
-        module, _, name = opponent.partition(":")
-        opponent = getattr(importlib.import_module(module), name, None) or opponent
+        opponent = cast(Opponent, import_path(opponent, "opponents"))
     if callable(opponent):
         return opponent
     raise ValueError(

@@ -63,6 +63,7 @@ class Table(AECEnv[str, tuple[Message, ...], Reply | str], ABC, Generic[StateT])
     Attributes:
         seats: the names of the seats, in the order in which they are asked about.
         scripts: scripted players by name.
+        teacher: the script whose moves a supervised warm-up learns; the table's best one.
         state: the state of the game that is going on.
 
     Args:
@@ -83,6 +84,7 @@ class Table(AECEnv[str, tuple[Message, ...], Reply | str], ABC, Generic[StateT])
     }
     seats: ClassVar[tuple[str, ...]]
     scripts: ClassVar[Mapping[str, Script]] = {"random": random_move}
+    teacher: ClassVar[str] = "random"
     state: StateT
 
     def __init__(
@@ -103,6 +105,8 @@ class Table(AECEnv[str, tuple[Message, ...], Reply | str], ABC, Generic[StateT])
         self._observation_spaces = {seat: Messages() for seat in self.seats}
         self._action_spaces = {seat: Replies() for seat in self.seats}
         self._np_random: np.random.Generator | None = None
+        self._record: list[str] = []
+        self._num_printed = 0
 
     @abstractmethod
     def deal(self, rng: np.random.Generator) -> StateT:
@@ -183,8 +187,7 @@ class Table(AECEnv[str, tuple[Message, ...], Reply | str], ABC, Generic[StateT])
         self._conversations: dict[str, list[Message]] = {seat: [] for seat in self.seats}
         self._spoken = dict.fromkeys(self.seats, 0)
         self._remarks: dict[str, str] = {}
-        self._record: list[str] = []
-        self._num_printed = 0
+        self._record, self._num_printed = [], 0
         self.state = self.deal(self.np_random)
         for seat in self.seats:
             if rules := self.rules(seat):

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any, cast
+
+from ..named import import_path
 
 if TYPE_CHECKING:
     from .table import Table
@@ -57,8 +58,7 @@ def table_class(table: str) -> type[Table[Any]]:
             f"there is no table {table!r}; the known ones are {', '.join(sorted(TABLES))}, and one of your own is "
             "named as 'your_module:YourTable'"
         )
-    module, _, attribute = entry_point.partition(":")
-    found = getattr(importlib.import_module(module), attribute, None)
+    found = import_path(entry_point, "table")
     # Not isinstance(found, type): that would let any class pass.
     if not hasattr(found, "legal_moves"):
         raise ValueError(f"{entry_point!r} is no Table: {found!r:.200}; derive from loragym.envs.games.table.Table")

@@ -169,11 +169,22 @@ class TextArena(TextEnv):
 
 
 def random_move(conversation: Sequence[Message], rng: np.random.Generator) -> str:
-    """A move in square brackets, drawn among those that the latest message which has any lists."""
+    """A move in square brackets, drawn among those that were listed last; "[pass]" where none are."""
     for message in reversed(conversation):
-        if message["role"] == "user" and (moves := sorted(set(_MOVE.findall(_NAME_TAG.sub("", message["content"]))))):
+        if message["role"] == "user" and (moves := _listed_last(message["content"])):
             return moves[int(rng.integers(len(moves)))]
     return "[pass]"
+
+
+def _listed_last(text: str) -> list[str]:
+    """The moves in the last lines that have any, in order; lists further up are of earlier turns."""
+    moves: set[str] = set()
+    for line in reversed(_NAME_TAG.sub("", text).splitlines()):
+        found = _MOVE.findall(line)
+        if moves and not found:
+            break
+        moves.update(found)
+    return sorted(moves)
 
 
 def _checked_opponents(opponents: Opponent | str | Sequence[Opponent | str], count: int) -> list[Named | None]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
 
-from .seat import Seat
+from .seat import seat_at
 from .table import Script, Table, random_move, win_or_draw
 
 CELLS = "123456789"
@@ -34,6 +34,7 @@ class TicTacToe(Table[str]):
     metadata: ClassVar = {**Table.metadata, "name": "TicTacToe-v0"}
     seats = _SEATS
     scripts: ClassVar[Mapping[str, Script]] = {"random": random_move, "optimal": optimal}
+    teacher = "optimal"
 
     def deal(self, rng: np.random.Generator) -> str:
         return CELLS
@@ -107,4 +108,4 @@ def _winner(state: str) -> str | None:
     return None
 
 
-tic_tac_toe_seat = partial(Seat, TicTacToe)
+tic_tac_toe_seat = seat_at(TicTacToe)
