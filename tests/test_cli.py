@@ -186,7 +186,7 @@ def test_plot_draws_the_curves_of_runs(trained: Path, tmp_path: Path, capsys: py
         (["train", "nope"], "unknown recipe 'nope'; there are rl_basic, "),
         (["train", "rl_basic", "--env", "nope/Nothing-v0"], "cannot make the environment 'nope/Nothing-v0'"),
         (["train", "rl_basic", "--env-kwargs", '{"hihg": 9}'], "unexpected keyword argument 'hihg'"),
-        (["train", "rl_basic", "--env", "loragym/GuessNumber-v0"], "gives no info['reference']"),
+        (["train", "rl_basic", "--env", "worlds:tests/Untaught-v0"], "gives no info['reference']"),
         (["train", "sl_basic", "--data", "none.jsonl"], "there is no file or folder none.jsonl"),
         (["train", "sl_basic", "--data", "broken.jsonl"], "broken.jsonl:2 is not JSON"),
     ],
