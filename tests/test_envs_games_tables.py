@@ -191,6 +191,19 @@ class Lenient(TicTacToe):
         self._go_on()
 
 
+class Shrugging(Nim):
+    """Forgets how many sticks there are when it is pickled."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({**state, "state": 30})
+
+
+class Unpicklable(Nim):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.oracle = lambda: 3
+
+
 class NoMoves(Nim):
     def legal_moves(self, state: int) -> Sequence[str]:
         return []
@@ -206,6 +219,8 @@ class NoMoves(Nim):
         (GlobalDice, "are not alike|deals differently"),
         (GlobalWaste, "draws from the global random generators"),
         (Lenient, "the game goes on after ''"),
+        (Shrugging, "pickled does not go on"),
+        (Unpicklable, "cannot be pickled"),
         (NoMoves, "cannot be listed, pass a player"),
     ],
 )
