@@ -1,5 +1,7 @@
 """The guessing game can be won by bisection, and only its own moves count."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -139,6 +141,7 @@ def test_every_game_ends_within_its_turns_and_adds_up(said: list[str]) -> None:
         ({"max_turns": 0}, "max_turns is at least 1"),
         ({"split": "dev"}, "'dev'"),
         ({"low": 0, "high": 0, "split": "test"}, "split 'test' has none"),
+        ({"teacher": "guru"}, "teacher is one of"),
     ],
 )
 def test_a_bad_argument_is_refused_at_once(kwargs: dict, complaint: str) -> None:
@@ -146,9 +149,10 @@ def test_a_bad_argument_is_refused_at_once(kwargs: dict, complaint: str) -> None
         GuessNumber(**kwargs)
 
 
+@pytest.mark.parametrize("teacher", ["bisection", "possible"])
 @pytest.mark.parametrize("kwargs", [{}, {"high": 30, "max_turns": 5}, {"low": -3, "high": 3, "max_turns": 2}])
-def test_the_solution_finds_every_number_in_time(kwargs: dict[str, int]) -> None:
-    env = GuessNumber(split=None, **kwargs)
+def test_the_solution_finds_every_number_in_time(kwargs: dict[str, Any], teacher: Any) -> None:
+    env = GuessNumber(split=None, teacher=teacher, **kwargs)
     for index in range(0, env.num_problems or 0, 7):
         env.reset(options={"index": index})
         replies = env.solution()
@@ -157,3 +161,18 @@ def test_the_solution_finds_every_number_in_time(kwargs: dict[str, int]) -> None
             _, reward, terminated, _, _ = env.step(message["content"])
         assert terminated
         assert reward == 1.0
+
+
+def test_a_teacher_of_what_is_possible_keeps_to_the_hints_and_differs_by_the_seed() -> None:
+    env = GuessNumber(high=63, max_turns=60, split=None, teacher="possible")
+    first = set()
+    for seed in range(40):
+        env.reset(seed=seed, options={"index": 20})
+        guesses = [int(message["content"].removeprefix("Guess: ")) for message in env.solution()]
+        low, high = 0, 63
+        for guess in guesses:
+            assert low <= guess <= high
+            low, high = (guess + 1, high) if guess < 20 else (low, guess - 1)
+        assert env.solution() == env.solution()
+        first.add(guesses[0])
+    assert len(first) > 20

@@ -192,6 +192,13 @@ def test_held_out_problems_are_of_the_test_split_and_never_trained_on() -> None:
     assert len(held_out_tasks("loragym/Arithmetic-v0", kwargs, 4)) == 4
 
 
+def test_a_world_without_a_split_is_evaluated_on_all_its_problems() -> None:
+    kwargs = {"low": 1, "high": 31, "split": None}
+    tasks = held_out_tasks("loragym/GuessNumber-v0", kwargs, 100)
+    assert len(tasks) == 31
+    assert all(task.kwargs == kwargs for task in tasks)
+
+
 def test_without_a_split_held_out_problems_are_other_seeds() -> None:
     assert not takes_split("tests/Letters-v0")
     assert takes_split("loragym/Arithmetic-v0")

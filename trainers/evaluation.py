@@ -54,10 +54,11 @@ def argument_of(env_id: str, names: Sequence[str], purpose: str) -> str:
 def held_out_tasks(env_id: str, kwargs: Mapping[str, Any], count: int) -> list[Task]:
     """`count` problems to evaluate on: of the split `test` if the environment takes an argument `split`.
 
-    Without one they come from other seeds than training's; whether training meets the same problems is then a matter of
-    how many there are. Numbered problems are taken evenly, each once.
+    Without one, or with `split=None` among the arguments (all problems), they come from other seeds than training's;
+    whether training meets the same problems is then a matter of how many there are. Numbered problems are taken evenly,
+    each once.
     """
-    if takes_split(env_id):
+    if takes_split(env_id) and kwargs.get("split", "train") is not None:
         kwargs = {**kwargs, "split": "test"}
     env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
     available = env_attribute(env, "num_problems")

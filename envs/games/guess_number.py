@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
+
+import numpy as np
 
 from ...messages import Message, Reply, assistant, system, user
 from ..core import Outcome, TextEnv
 from ..integers import parse_integer
 from ..splits import Split, SplitPool
 
+Teacher = Literal["bisection", "possible"]
 GUESS_PREFIX = "Guess:"
 MALFORMED_COST = 0.1
 MAX_NUMBER = 10**18
@@ -30,10 +33,12 @@ class GuessNumber(TextEnv):
         high: the largest number, inclusive.
         max_turns: how many guesses the agent has.
         split: "train", "test" (about a tenth of the numbers) or None for all.
+        teacher: how `solution` guesses: "bisection" halves what is left; "possible" draws from it, which keeps to the
+            hints and leaves the search itself to be learnt.
         render_mode: see `TextEnv`.
 
     Raises:
-        ValueError: the range, the turn limit or the split is empty.
+        ValueError: the range, the turn limit or the split is empty, or there is no such teacher.
     """
 
     def __init__(
@@ -43,14 +48,17 @@ class GuessNumber(TextEnv):
         high: int = 1023,
         max_turns: int = 10,
         split: Split | None = "train",
+        teacher: Teacher = "bisection",
         render_mode: str | None = None,
     ) -> None:
         super().__init__(render_mode=render_mode)
+        if teacher not in get_args(Teacher):
+            raise ValueError(f"teacher is one of {get_args(Teacher)}, got {teacher!r}")
         if not -MAX_NUMBER <= low <= high <= MAX_NUMBER:
             raise ValueError(f"expected -{MAX_NUMBER} <= low <= high <= {MAX_NUMBER}, got {low=}, {high=}")
         if max_turns < 1:
             raise ValueError(f"max_turns is at least 1, got {max_turns}")
-        self.low, self.high, self.max_turns = low, high, max_turns
+        self.low, self.high, self.max_turns, self.teacher = low, high, max_turns, teacher
         self._pool = SplitPool(high - low + 1, self._split_name, split)
 
     @property
@@ -62,6 +70,7 @@ class GuessNumber(TextEnv):
         index = options.get("index")
         number = self._pool.draw(self.np_random) if index is None else self._pool.at(index)
         self._secret = self.low + number
+        self._lesson = int(self.np_random.integers(2**31))
         self._turns = 0
         self._malformed = 0
         instruction = system(
@@ -87,10 +96,13 @@ class GuessNumber(TextEnv):
         )
 
     def solution(self) -> list[Message]:
-        """Guesses by bisection, of which the last one is right. Where turns run out first, the last guess is told."""
+        """The teacher's guesses, of which the last one is right. Where turns run out first, the last guess is told."""
         low, high, guesses = self.low, self.high, list[int]()
+        rng = np.random.default_rng(self._lesson)
         while not guesses or guesses[-1] != self._secret:
-            guess = self._secret if len(guesses) == self.max_turns - 1 else (low + high) // 2
+            guess = (low + high) // 2 if self.teacher == "bisection" else int(rng.integers(low, high + 1))
+            if len(guesses) == self.max_turns - 1:
+                guess = self._secret
             guesses.append(guess)
             low, high = (guess + 1, high) if guess < self._secret else (low, guess - 1)
         return [assistant(f"{GUESS_PREFIX} {guess}") for guess in guesses]

@@ -3,7 +3,8 @@
     python -m loragym.recipes.multiplayer_rl.guess_number
     python -m loragym.recipes.multiplayer_rl.guess_number --env-kwargs '{"high": 1023}' --model Qwen/Qwen3-1.7B
 
-A short warm-up on games by bisection shows the form of a guess; the search is learnt from the reward.
+A short warm-up on games whose guesses are drawn from what is still possible shows what the hints mean; to halve what is
+left, and so to find every number in time, is learnt from the reward.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from loragym.trainers.reports import print_stages
 DEFAULTS = RLConfig(
     run_dir="runs/guess_number",
     env="loragym/GuessNumber-v0",
-    env_kwargs={"low": 1, "high": 30, "max_turns": 5},
-    warmup_steps=6,
-    warmup_batch=16,
+    # The number is hidden, so a policy that has met all of them knows no answer: none has to be held out.
+    env_kwargs={"low": 1, "high": 31, "max_turns": 5, "split": None, "teacher": "possible"},
+    warmup_steps=20,
+    warmup_batch=32,
     steps=40,
     eval_every=20,
     eval_problems=64,
