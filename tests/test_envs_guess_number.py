@@ -167,12 +167,14 @@ def test_a_teacher_of_what_is_possible_keeps_to_the_hints_and_differs_by_the_see
     env = GuessNumber(high=63, max_turns=60, split=None, teacher="possible")
     first = set()
     for seed in range(40):
-        env.reset(seed=seed, options={"index": 20})
+        _, info = env.reset(seed=seed, options={"index": 20})
+        secret = int(info["problem"])
         guesses = [int(message["content"].removeprefix("Guess: ")) for message in env.solution()]
         low, high = 0, 63
         for guess in guesses:
             assert low <= guess <= high
-            low, high = (guess + 1, high) if guess < 20 else (low, guess - 1)
+            low, high = (guess + 1, high) if guess < secret else (low, guess - 1)
+        assert guesses[-1] == secret
         assert env.solution() == env.solution()
         first.add(guesses[0])
     assert len(first) > 20
