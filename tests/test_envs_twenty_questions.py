@@ -523,3 +523,24 @@ def test_conversations_of_solutions_alternate() -> None:
         roles = [message["role"] for message in env.solved_conversation()]
         assert roles[:2] == ["system", "user"] and roles[-1] == "user"
         assert all(first != second for first, second in pairwise(roles[1:]))
+
+
+def test_a_teacher_of_what_is_possible_asks_only_what_tells_something_and_wins_less_often() -> None:
+    won, asked = {}, set()
+    for teacher in ("bisection", "possible"):
+        env = TwentyQuestions(table="small", max_turns=6, split=None, teacher=teacher)
+        player = Bisector(load_things("small"), env.things)
+        won[teacher] = 0
+        for seed in range(60):
+            env.reset(seed=seed)
+            conversation = env.solved_conversation()
+            assert conversation == env.solved_conversation()
+            for turn in range(2, len(conversation) - 3, 2):
+                before, after = (player.remaining(conversation[:end]) for end in (turn, turn + 2))
+                assert set(after) < set(before) or len(before) <= 2
+            asked.add((teacher, conversation[2]["content"]))
+            won[teacher] += conversation[-1]["content"] == CORRECT
+    assert won["bisection"] == 60 > won["possible"] > 15
+    assert len([question for teacher, question in asked if teacher == "possible"]) > 5
+    with pytest.raises(ValueError, match="teacher is one of"):
+        TwentyQuestions(teacher="oracle")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -25,6 +25,7 @@ MAX_GUESS_CHARACTERS = 80
 YES, NO, UNKNOWN, CORRECT = "Yes.", "No.", "I don't know.", "Correct."
 FORM = '"Guess: <thing>"'
 
+Teacher = Literal["bisection", "possible"]
 Answerer = Callable[[list[Message]], str]
 """A chat agent that answers: messages to text."""
 
@@ -62,6 +63,8 @@ class TwentyQuestions(TextEnv):
         max_turns: how many questions and guesses there are in all.
         list_things: whether the agent is told what may be thought of; by default only of the table "small".
         split: "train", "test" (about a tenth of the things) or None for all. The split depends on the name alone.
+        teacher: how `solution` plays: "bisection" asks what splits the remaining things most evenly, and finds them
+            all; "possible" draws among the questions that tell anything, and leaves the search itself to be learnt.
         render_mode: see `TextEnv`.
 
     Raises:
@@ -78,12 +81,15 @@ class TwentyQuestions(TextEnv):
         max_turns: int = 20,
         list_things: bool | None = None,
         split: Split | None = "train",
+        teacher: Teacher = "bisection",
         render_mode: str | None = None,
     ) -> None:
         super().__init__(render_mode=render_mode)
         if max_turns < 1:
             raise ValueError(f"max_turns is at least 1, got {max_turns}")
-        self.table, self.max_turns = table, max_turns
+        if teacher not in get_args(Teacher):
+            raise ValueError(f"teacher is one of {get_args(Teacher)}, got {teacher!r}")
+        self.table, self.max_turns, self.teacher = table, max_turns, teacher
         self._answerer = None if answerer is None else Named(answerer, "answerer")
         self.things = tuple(self._table.attributes_of) if things is None else _checked_things(things)
         if answerer is None and (missing := [thing for thing in self.things if thing not in self._table.attributes_of]):
@@ -101,6 +107,7 @@ class TwentyQuestions(TextEnv):
     def begin(self, options: Mapping[str, Any]) -> tuple[Sequence[Message], dict[str, Any]]:
         index = options.get("index")
         self._secret = self.things[self._pool.draw(self.np_random) if index is None else self._pool.at(index)]
+        self._lesson = int(self.np_random.integers(2**31))
         self._counts = dict.fromkeys(("turns", "questions", "guesses", "malformed", "unknown"), 0)
         choice = f" It is one of these: {', '.join(self.things)}." if self._list_things else ""
         instruction = system(
@@ -142,10 +149,13 @@ class TwentyQuestions(TextEnv):
         return [message for message in self.solved_conversation() if message["role"] == "assistant"]
 
     def solved_conversation(self, rng: np.random.Generator | None = None) -> list[Message]:
-        """The whole conversation of this episode as `Bisector` plays it from the start, for a supervised warm-up.
+        """The whole conversation of this episode as the teacher plays it from the start, for a supervised warm-up.
+
+        In the last turn it guesses one of the things that are left.
 
         Args:
-            rng: draws among questions that are equally good; by default the first one is asked.
+            rng: draws among questions that are equally good; by default bisection asks the first one, and the teacher
+                "possible" draws by the episode.
 
         Raises:
             ValueError: there is an answerer, or no episode has begun; neither can be played beforehand.
@@ -155,10 +165,13 @@ class TwentyQuestions(TextEnv):
                 "a solution plays the current episode against the table: call reset() first, and make the environment "
                 "without an answerer"
             )
-        player = Bisector(self._table, self.things, rng)
+        if rng is None and self.teacher == "possible":
+            rng = np.random.default_rng(self._lesson)
+        player = Bisector(self._table, self.things, rng, evenly=self.teacher == "bisection")
         conversation = list(self._conversation[:2])
-        for _ in range(self.max_turns):
-            said = player(conversation)
+        for turn in range(self.max_turns):
+            remaining = player.remaining(conversation)
+            said = player.move(remaining) if turn < self.max_turns - 1 else player.guess(remaining)
             conversation.append(assistant(said))
             move = read_move({"role": "assistant", "content": said, "stop_reason": "stop"})
             if move == ("guess", self._secret):
@@ -198,12 +211,18 @@ class Bisector:
         table: the things and their attributes.
         things: which of them may be thought of; by default all.
         rng: draws among equally good questions; by default the first one is asked.
+        evenly: whether only the questions that split most evenly are good ones, or all that tell anything.
     """
 
     def __init__(
-        self, table: Things, things: Sequence[str] | None = None, rng: np.random.Generator | None = None
+        self,
+        table: Things,
+        things: Sequence[str] | None = None,
+        rng: np.random.Generator | None = None,
+        *,
+        evenly: bool = True,
     ) -> None:
-        self.table, self.rng = table, rng
+        self.table, self.rng, self.evenly = table, rng, evenly
         self.things = tuple(things or table.attributes_of)
 
     def __call__(self, conversation: Sequence[Message]) -> str:
@@ -232,9 +251,13 @@ class Bisector:
             table = self.table
             counts = {a: sum(a in table.attributes_of[thing] for thing in remaining) for a in table.questions}
             unevenness = {a: abs(2 * count - len(remaining)) for a, count in counts.items()}
-            best = min(unevenness.values())
-            if best < len(remaining):
-                return table.questions[self._choice([a for a, size in unevenness.items() if size == best])]
+            best = min(unevenness.values()) if self.evenly else len(remaining) - 1
+            if good := [a for a, size in unevenness.items() if size <= best < len(remaining)]:
+                return table.questions[self._choice(good)]
+        return self.guess(remaining)
+
+    def guess(self, remaining: Sequence[str]) -> str:
+        """One of the things that are left."""
         return f"Guess: {self._choice(list(remaining))}"
 
     def _choice(self, options: Sequence[str]) -> str:

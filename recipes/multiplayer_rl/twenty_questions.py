@@ -3,7 +3,8 @@
     python -m loragym.recipes.multiplayer_rl.twenty_questions
     python -m loragym.recipes.multiplayer_rl.twenty_questions --env-kwargs '{"answerer": "my_module:answer"}'
 
-A short warm-up on games that halve what is left shows the form; which questions pay is learnt from the reward.
+A short warm-up on games whose questions all tell something shows the form; which of them tell most, and so find every
+thing in time, is learnt from the reward.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from loragym.trainers.reports import print_stages
 DEFAULTS = RLConfig(
     run_dir="runs/twenty_questions",
     env="loragym/TwentyQuestions-v0",
-    env_kwargs={"table": "small", "max_turns": 6},
-    warmup_steps=10,
-    warmup_batch=16,
+    # The thing is hidden, so a policy that has met all of them knows no answer: none has to be held out.
+    env_kwargs={"table": "small", "max_turns": 6, "split": None, "teacher": "possible"},
+    warmup_steps=20,
+    warmup_batch=32,
     steps=40,
     eval_every=20,
     eval_problems=32,
