@@ -267,11 +267,32 @@ def test_a_time_limit_breaks_loops_in_any_thread_and_leaves_the_quick_alone() ->
     assert sorted(outcomes) == ["broken off", "broken off", "done", "done"]
 
 
+@pytest.mark.parametrize("game", ["TicTacToe-v0", "KuhnPoker-v0-short", "GuessTheNumber-v0"])
+def test_a_solution_plays_by_the_rules_to_the_end(game: str) -> None:
+    env = TextArena(game=game)
+    for seed in range(5):
+        env.reset(seed=seed)
+        replies = env.solution()
+        assert env.solution() == replies
+        for number, said in enumerate(replies, 1):
+            _, _, terminated, truncated, info = env.step(said)
+            assert (terminated or truncated) == (number == len(replies))
+        if game != "GuessTheNumber-v0":  # which lists no moves
+            assert info["metrics"]["illegal"] == 0
+
+
+def test_a_game_against_a_function_has_no_solution_that_is_known() -> None:
+    env = TextArena(game="TicTacToe-v0", opponents=lambda conversation: "[4]")
+    env.reset(seed=0)
+    with pytest.raises(NotImplementedError, match="against 'random'"):
+        env.solution()
+
+
 def test_random_moves_are_those_that_were_listed_last() -> None:
     conversation = [
         user("Say '[1]'."),
         assistant("[9]"),
-        user("Say '[7]'.\n\n[Player 0] [2]\n[GAME] go"),
+        user("Say '[7]'.\n\n[GAME] Say '[2]'.\n[Player 0] [3]\nPlayer 0, submitted move: '[3]'."),
         user("Your turn."),
     ]
     assert random_move(conversation, np.random.default_rng(0)) == "[2]"

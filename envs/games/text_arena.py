@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ...messages import Message, Reply, assistant, user
+from ...messages import Message, Reply, as_reply, assistant, user
 from ..core import Outcome, TextEnv
 from ..named import Named
 from ..splits import Split, SplitPool
@@ -20,7 +21,9 @@ Opponent = Callable[[list[Message]], str]
 RANDOM = "random"
 MAX_WORLDS = 100_000
 _MOVE = re.compile(r"\[[^\[\]\n]{1,40}\]")
-_NAME_TAG = re.compile(r"\[(?:GAME|Player \d+)\]")
+_GAME_TAG = re.compile(r"\[GAME\]")
+_PLAYED = re.compile(r"\s*\[?Player \d+\b")
+"""Begins a line that says what somebody did, which lists nothing."""
 
 
 class TextArena(TextEnv):
@@ -94,7 +97,8 @@ class TextArena(TextEnv):
         world = self._pool.draw(self.np_random) if index is None else self._pool.at(index)
         count = self._game.num_players
         # What an opponent or the draw of a seat needs comes from the world, so that an index is the same episode too.
-        self._rng = np.random.default_rng((world, count))
+        self._world = (world, count)
+        self._rng = np.random.default_rng(self._world)
         self._seat = int(self._rng.integers(count)) if self.seat is None else self.seat
         self._heard: dict[int, list[Message]] = {other: [] for other in range(count)}
         self._counts = dict.fromkeys(("turns", "illegal", "opponent_illegal", "game_error"), 0)
@@ -128,6 +132,27 @@ class TextArena(TextEnv):
             metrics={"won": won, **counts},
             info={"rewards": dict(rewards)} | ({} if failure is None else {"failure": failure}) if ended else {},
         )
+
+    def solution(self) -> list[Reply]:
+        """Replies that play on to the end, for a supervised warm-up: moves drawn among those that the game lists.
+
+        They keep to the rules and know no strategy.
+
+        Raises:
+            NotImplementedError: an opponent is a function, so what it will say is not known.
+        """
+        if any(opponent is not None for opponent in self._opponents):
+            raise NotImplementedError("a game against a function has no solution that is known; play against 'random'")
+        rehearsal = copy.deepcopy(self)
+        # Of its own, so that the opponents' moves are those of the game to come.
+        rng = np.random.default_rng((*self._world, 1))
+        heard, replies, ended = list(self._conversation), [], False
+        while not ended:
+            replies.append(as_reply(random_move(heard, rng)))
+            outcome = rehearsal.respond(replies[-1])
+            heard += [replies[-1], *outcome.messages]
+            ended = outcome.terminated or outcome.truncated
+        return replies
 
     def _play_others(self) -> str | None:
         """Lets opponents move until it is the agent's turn or the game is over; in words, what made the game fail."""
@@ -179,8 +204,8 @@ def random_move(conversation: Sequence[Message], rng: np.random.Generator) -> st
 def _listed_last(text: str) -> list[str]:
     """The moves in the last lines that have any, in order; lists further up are of earlier turns."""
     moves: set[str] = set()
-    for line in reversed(_NAME_TAG.sub("", text).splitlines()):
-        found = _MOVE.findall(line)
+    for line in reversed(_GAME_TAG.sub("", text).splitlines()):
+        found = [] if _PLAYED.match(line) else _MOVE.findall(line)
         if moves and not found:
             break
         moves.update(found)

@@ -1,7 +1,9 @@
 """Any game of TextArena, one seat by the policy: `pip install 'loragym[textarena]'`.
 
-python -m loragym.recipes.multiplayer_rl.text_arena
-python -m loragym.recipes.multiplayer_rl.text_arena --env-kwargs '{"game": "KuhnPoker-v0-short"}'
+    python -m loragym.recipes.multiplayer_rl.text_arena
+    python -m loragym.recipes.multiplayer_rl.text_arena --env-kwargs '{"game": "KuhnPoker-v0-short"}'
+
+A short warm-up on moves drawn among those that the game lists shows what a move is; winning is learnt from the reward.
 """
 
 from __future__ import annotations
@@ -16,12 +18,15 @@ DEFAULTS = RLConfig(
     run_dir="runs/text_arena",
     env="loragym/TextArena-v0",
     env_kwargs={"game": "TicTacToe-v0"},
+    warmup_steps=30,
+    warmup_batch=8,
+    warmup_learning_rate=5e-4,
     steps=40,
     eval_every=20,
-    eval_problems=32,
-    problems_per_step=8,
-    group_size=8,
-    max_tokens=16,
+    eval_problems=64,
+    problems_per_step=4,
+    group_size=16,
+    max_tokens=6,
     learning_rate=2e-4,
     max_concurrent=256,
 )
