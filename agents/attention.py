@@ -41,16 +41,35 @@ class Layout(Protocol):
         ...
 
 
+class Past(Protocol):
+    """Where the keys and values of those nodes of a pack are that are not computed."""
+
+    def fill(self, layer: int, k_TGD: torch.Tensor, v_TGD: torch.Tensor) -> None:
+        """Writes them into their places."""
+        ...
+
+
 @dataclass(slots=True)
 class TreeLayout:
-    """Tokens of one pack; optionally keeps each layer's keys and values, which is what a prefill is for."""
+    """The nodes of one pack that are computed; optionally keeps each layer's keys and values, as a prefill needs.
+
+    The kept ones are of all nodes, `past` giving those that are not computed.
+    """
 
     pack: Pack
     kept: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None
+    past: Past | None = None
 
     def attend(
         self, layer: int, q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, options: AttentionOptions
     ) -> torch.Tensor:
+        if self.pack.fresh_T is not None:
+            assert self.past is not None
+            new = (k_TGD, v_TGD)
+            k_TGD, v_TGD = (x.new_empty(self.pack.num_nodes, *x.shape[1:]) for x in new)
+            self.past.fill(layer, k_TGD, v_TGD)
+            for whole, part in zip((k_TGD, v_TGD), new, strict=True):
+                whole.index_copy_(0, self.pack.fresh_T, part)
         if self.kept is not None:
             self.kept[layer] = (k_TGD, v_TGD)
         return TreeAttention.apply(q_THD, k_TGD, v_TGD, self.pack, options)

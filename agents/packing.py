@@ -23,6 +23,8 @@ BLOCK_COST = 256
 """Fixed cost of one more block, in the same unit."""
 PADDING_ALLOWED = 1.3
 """How much padding may enlarge a batch of blocks."""
+KNOWN_WEIGHT = 0.25
+"""What a node with keys and values counts in a pack's size: it costs memory and no multiplication."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,9 @@ class BlockBatch:
 
     Attributes:
         queries_BN, keys_BK: nodes.
-        from_queries, from_keys: the same, flat, with the first node in place of padding.
-        to_queries: the queries, flat, with one past the last node in place of padding.
+        from_keys: the keys, flat, with the first node in place of padding.
+        from_queries: the queries' rows among the nodes that are computed, flat, with some row in place of padding.
+        to_queries: the same, with one past the last row in place of padding.
         real_BN: False where a query is padding; None if none is.
     """
 
@@ -44,14 +47,16 @@ class BlockBatch:
     real_BN: torch.Tensor | None
 
     @classmethod
-    def of(cls, queries_BN: torch.Tensor, keys_BK: torch.Tensor, nodes: int) -> BlockBatch:
+    def of(cls, queries_BN: torch.Tensor, keys_BK: torch.Tensor, row_T: torch.Tensor, rows: int) -> BlockBatch:
+        """A batch whose queries lie in `rows` rows, node `i` in row `row_T[i]`."""
         flat, real_BN = queries_BN.flatten(), queries_BN >= 0
+        from_queries = row_T[flat.clamp(min=0)]
         return cls(
             queries_BN,
             keys_BK,
-            from_queries=flat.clamp(min=0),
+            from_queries=from_queries,
             from_keys=keys_BK.flatten().clamp(min=0),
-            to_queries=torch.where(flat >= 0, flat, nodes),
+            to_queries=torch.where(flat >= 0, from_queries, rows),
             real_BN=None if bool(real_BN.all()) else real_BN,
         )
 
@@ -65,7 +70,8 @@ class Pack:
         paths: for each member the nodes that it runs through, root first.
         tokens_T, positions_T: each node's token and its depth.
         ends_T: one past the last node of each node's subtree; `a` is `b` or an ancestor of it iff `a <= b < ends[a]`.
-        blocks: the attention plan; each node is a query exactly once.
+        fresh_T: the nodes that are computed; None if all are. The others have keys and values already.
+        blocks: the attention plan; each node that is computed is a query exactly once.
     """
 
     members: list[int]
@@ -73,12 +79,21 @@ class Pack:
     tokens_T: torch.Tensor
     positions_T: torch.Tensor
     ends_T: torch.Tensor
+    fresh_T: torch.Tensor | None
     blocks: list[BlockBatch]
     _biases: dict[tuple[int, torch.dtype, int | None], torch.Tensor] = field(default_factory=dict)
 
     @property
     def num_nodes(self) -> int:
         return len(self.tokens_T)
+
+    def fresh(self, x_T: torch.Tensor) -> torch.Tensor:
+        """What belongs to the nodes that are computed."""
+        return x_T if self.fresh_T is None else x_T.index_select(0, self.fresh_T)
+
+    def rows(self, nodes: torch.Tensor) -> torch.Tensor:
+        """Where nodes that are computed lie among those."""
+        return nodes if self.fresh_T is None else torch.searchsorted(self.fresh_T, nodes)
 
     def bias_BNK(self, batch: int, dtype: torch.dtype, window: int | None) -> torch.Tensor:
         """0 where a query may look, -inf elsewhere; padded queries look at key 0 so that no row is empty.
@@ -109,15 +124,29 @@ def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
 
 
 def pack_sequences(
-    sequences: Sequence[Sequence[int]], *, max_nodes: int, device: torch.device | str = "cpu"
+    sequences: Sequence[Sequence[int]],
+    *,
+    max_nodes: int,
+    known: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
 ) -> list[Pack]:
     """Packs sequences into as few forests of at most `max_nodes` nodes as a greedy pass in sorted order finds.
 
     A sequence longer than `max_nodes` gets a pack of its own.
 
+    Args:
+        sequences: the token sequences.
+        max_nodes: the most nodes of a pack; one that is known counts a quarter.
+        known: of each sequence how many of the first tokens have keys and values already; by default none. The last
+            token never counts as known.
+        device: where the tensors go.
+
     Raises:
         ValueError: a sequence is empty.
     """
+    have = (
+        [0] * len(sequences) if known is None else [min(n, len(s) - 1) for n, s in zip(known, sequences, strict=True)]
+    )
     arrays = [np.asarray(sequence, dtype=np.int64) for sequence in sequences]
     for index, array in enumerate(arrays):
         if not len(array):
@@ -126,24 +155,30 @@ def pack_sequences(
     order = sorted(range(len(arrays)), key=lambda i: arrays[i].astype(">u4").tobytes())
     packs: list[Pack] = []
     members: list[int] = []
-    nodes = 0
+    nodes = 0.0
     for index in order:
         shared = common_prefix(arrays[members[-1]], arrays[index]) if members else 0
-        new = len(arrays[index]) - shared
+        new = _weight(len(arrays[index]), have[index], shared)
         if members and nodes + new > max_nodes:
-            packs.append(_build(members, arrays, device))
-            members, nodes, new = [], 0, len(arrays[index])
+            packs.append(_build(members, arrays, have, device))
+            members, nodes, new = [], 0.0, _weight(len(arrays[index]), have[index], 0)
         members.append(index)
         nodes += new
     if members:
-        packs.append(_build(members, arrays, device))
+        packs.append(_build(members, arrays, have, device))
     return packs
 
 
-def _build(members: list[int], arrays: list[np.ndarray], device: torch.device | str) -> Pack:
+def _weight(length: int, known: int, shared: int) -> float:
+    """What a sequence adds to a pack that has its first `shared` tokens."""
+    return length - max(known, shared) + KNOWN_WEIGHT * max(0, known - shared)
+
+
+def _build(members: list[int], arrays: list[np.ndarray], known: Sequence[int], device: torch.device | str) -> Pack:
     paths: list[np.ndarray] = []
     tokens: list[np.ndarray] = []
     parents: list[np.ndarray] = []
+    fresh: list[np.ndarray] = []
     count = 0
     for place, index in enumerate(members):
         sequence = arrays[index]
@@ -153,17 +188,19 @@ def _build(members: list[int], arrays: list[np.ndarray], device: torch.device | 
         if len(new):
             parents.append(np.concatenate([[path[shared - 1] if shared else -1], new[:-1]]))
             tokens.append(sequence[shared:])
+            fresh.append(new[max(0, known[index] - shared) :])
         count += len(new)
         paths.append(path)
-    parent_T = np.concatenate(parents)
+    parent_T, fresh_F = np.concatenate(parents), np.concatenate(fresh)
     depth_T, end_T = _depths_and_ends(parent_T)
-    blocks = _batches(_plan(parent_T, depth_T, end_T), parent_T, device)
+    blocks = _batches(_plan(parent_T, depth_T, end_T), parent_T, fresh_F, device)
     return Pack(
         members=members,
         paths=paths,
         tokens_T=torch.as_tensor(np.concatenate(tokens), device=device),
         positions_T=torch.as_tensor(depth_T, device=device),
         ends_T=torch.as_tensor(end_T, device=device),
+        fresh_T=None if len(fresh_F) == count else torch.as_tensor(fresh_F, device=device),
         blocks=blocks,
     )
 
@@ -221,16 +258,24 @@ def _cost(queries: int, depth: int) -> float:
     return queries * keys + KEY_ROW_COST * keys + BLOCK_COST
 
 
-def _batches(ranges: list[tuple[int, int]], parent_T: np.ndarray, device: torch.device | str) -> list[BlockBatch]:
-    """Pads blocks of similar shape to common batches."""
+def _batches(
+    ranges: list[tuple[int, int]], parent_T: np.ndarray, fresh_F: np.ndarray, device: torch.device | str
+) -> list[BlockBatch]:
+    """Pads blocks of similar shape to common batches; only nodes to compute are queries."""
     blocks = []
+    row_T = np.zeros(len(parent_T), dtype=np.int64)
+    row_T[fresh_F] = np.arange(len(fresh_F))
+    rows = torch.as_tensor(row_T, device=device)
     for start, stop in ranges:
+        queries = fresh_F[slice(*np.searchsorted(fresh_F, (start, stop)))]
+        if not len(queries):
+            continue
         ancestors = []
         node = int(parent_T[start])
         while node >= 0:
             ancestors.append(node)
             node = int(parent_T[node])
-        blocks.append((np.arange(start, stop), np.concatenate([ancestors[::-1], np.arange(start, stop)]).astype(int)))
+        blocks.append((queries, np.concatenate([ancestors[::-1], np.arange(start, queries[-1] + 1)]).astype(int)))
     blocks.sort(key=lambda block: (len(block[1]), len(block[0])))
     batches: list[list[tuple[np.ndarray, np.ndarray]]] = []
     area = widest = 0
@@ -243,7 +288,9 @@ def _batches(ranges: list[tuple[int, int]], parent_T: np.ndarray, device: torch.
             area, widest = len(block[0]) * len(block[1]), len(block[0])
         batches[-1].append(block)
     return [
-        BlockBatch.of(_padded([b[0] for b in batch], device), _padded([b[1] for b in batch], device), len(parent_T))
+        BlockBatch.of(
+            _padded([b[0] for b in batch], device), _padded([b[1] for b in batch], device), rows, len(fresh_F)
+        )
         for batch in batches
     ]
 

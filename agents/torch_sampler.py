@@ -2,7 +2,8 @@
 
 Prompts that begin alike are prefilled as one prefix tree. All samples of a prompt share its keys and values, and those
 that have drawn the same tokens so far share one row of the batch until they part. A prompt that has one sample alone
-lies in front of that sample's own tokens.
+lies in front of that sample's own tokens. What has finished is kept for a while: a prompt that goes on from it, as the
+next turn of a conversation does, is computed from there.
 
 Suffixes: `B` rows of the batch, `P` prompts of a prefill wave, `W` rows per prompt, `L` prompt tokens, `T` own tokens;
 `H`, `G`, `R`, `D` as in `attention`.
@@ -24,6 +25,7 @@ from .exclusive import exclusive
 from .lora import Adapter
 from .packing import Pack, pack_sequences
 from .requests import checked_request, sample_batch, seed_of
+from .reuse import Finished, KeyValues, PackPast, Span
 from .sampling import Completion, SamplingParams, draw, sample_keys, uniforms
 
 if TYPE_CHECKING:
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
 
 TAIL_STEP = 32
 """The cache of own tokens grows at least by so many."""
+PATIENCE = 0.25
+"""Requests wait until there are so many for each sample under way: what they have in common is then computed once."""
+REUSE_BYTES = 2**29
+FRUITLESS = 512
+"""After so many finished completions that no prompt went on from, none is kept any more."""
 
 
 @dataclass(slots=True)
@@ -49,13 +56,11 @@ class _Waiting:
     samples: list[_Sample]
 
 
-@dataclass(slots=True)
-class _Wave:
+@dataclass(slots=True, eq=False)
+class _Wave(KeyValues):
     """Prompts prefilled together: each layer's keys and values, `(P, G, L, D)`."""
 
     lengths_P: torch.Tensor
-    keys: dict[int, torch.Tensor]
-    values: dict[int, torch.Tensor]
 
 
 @dataclass(slots=True)
@@ -66,10 +71,14 @@ class _Row:
     """
 
     wave: _Wave | None
-    prompt: int
-    prompt_length: int
+    place: int
+    prompt: tuple[int, ...]
     params: SamplingParams
     samples: list[_Sample]
+
+    @property
+    def prompt_length(self) -> int:
+        return len(self.prompt)
 
     @property
     def length(self) -> int:
@@ -93,6 +102,8 @@ class TorchSampler:
         version: which update of the policy this is.
         max_concurrent: most samples under way at once; the rest waits.
         prefill_tokens: most tokens in one prefill pass.
+        reuse_bytes: the most memory that keys and values of finished completions may hold, for prompts that go on from
+            them.
     """
 
     def __init__(
@@ -103,6 +114,7 @@ class TorchSampler:
         version: int = 0,
         max_concurrent: int = 256,
         prefill_tokens: int = 4096,
+        reuse_bytes: int = REUSE_BYTES,
     ) -> None:
         if max_concurrent < 1 or prefill_tokens < 1:
             raise ValueError(
@@ -119,6 +131,8 @@ class TorchSampler:
         self._rows: list[_Row] = []
         self._tails: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._like: dict[int, torch.Tensor] = {}
+        self._past = Finished(reuse_bytes)
+        self._kept = self._reused = 0
         self._under_way = 0
         self._tickets = 0
         self._finished: dict[int, dict[int, Completion]] = {}
@@ -176,8 +190,10 @@ class TorchSampler:
 
     def _admit(self) -> bool:
         """Prefills waiting requests once a good part of the batch is free, and draws their first tokens."""
-        room = self.max_concurrent - self._under_way
-        if not self._waiting or (self._rows and room < self.max_concurrent // 4 and room < self._waiting_samples()):
+        room, waiting = self.max_concurrent - self._under_way, self._waiting_samples()
+        if not waiting or waiting < PATIENCE * self._under_way:
+            return False
+        if self._rows and room < self.max_concurrent // 4 and room < waiting:
             return False
         groups: dict[tuple[tuple[int, ...], SamplingParams], list[_Sample]] = {}
         while self._waiting and len(self._waiting[0].samples) <= room:
@@ -188,8 +204,16 @@ class TorchSampler:
         if not groups:
             return False
         prompts = list({prompt: None for prompt, _ in groups})
-        for pack in pack_sequences(prompts, max_nodes=self.prefill_tokens, device=self.base.device):
-            self._prefill(pack, [prompts[m] for m in pack.members], groups)
+        begun = [self._past.longest_prefix(prompt) for prompt in prompts]
+        spans = [[] if tokens is None else self._past.spans(tokens) for tokens in begun]
+        known = [0 if tokens is None else len(tokens) for tokens in begun]
+        for pack in pack_sequences(prompts, max_nodes=self.prefill_tokens, known=known, device=self.base.device):
+            past = PackPast(pack, [spans[m] for m in pack.members])
+            self._prefill(pack, past, [prompts[m] for m in pack.members], groups)
+        used = {tokens for tokens in begun if tokens is not None}
+        # Whoever went on from them keeps more.
+        self._past.drop(used)
+        self._reused += len(used)
         return True
 
     def _waiting_samples(self) -> int:
@@ -198,18 +222,20 @@ class TorchSampler:
     def _prefill(
         self,
         pack: Pack,
+        past: PackPast,
         prompts: list[tuple[int, ...]],
         groups: dict[tuple[tuple[int, ...], SamplingParams], list[_Sample]],
     ) -> None:
         kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        hidden = self.base.hidden_states(pack.tokens_T, pack.positions_T, TreeLayout(pack, kept), self.adapter)
+        tokens, positions = pack.fresh(pack.tokens_T), pack.fresh(pack.positions_T)
+        hidden = self.base.hidden_states(tokens, positions, TreeLayout(pack, kept, past), self.adapter)
         place = {prompt: index for index, prompt in enumerate(prompts)}
         rows = []
-        wave = _Wave(torch.as_tensor([len(p) for p in prompts], device=hidden.device), {}, {})
+        wave = _Wave({}, {}, torch.as_tensor([len(p) for p in prompts], device=hidden.device))
         for (prompt, params), samples in groups.items():
             if prompt in place:
-                rows.append(_Row(wave, place[prompt], len(prompt), params, samples))
-        last = torch.as_tensor([int(pack.paths[row.prompt][-1]) for row in rows], device=hidden.device)
+                rows.append(_Row(wave, place[prompt], prompt, params, samples))
+        last = pack.rows(torch.as_tensor([int(pack.paths[row.place][-1]) for row in rows], device=hidden.device))
         logits = self.base.logits(hidden.index_select(0, last), self.adapter)
         # Nothing is shared where each prompt has one sample alone.
         alone = len(rows) == len(prompts) and all(len(row.samples) == 1 for row in rows)
@@ -226,7 +252,7 @@ class TorchSampler:
         first, self._rows = len(self._rows), self._rows + new
         self._like = {layer: k_TGD.new_empty(0, *k_TGD.shape[1:]) for layer, (k_TGD, _) in kept.items()}
         if alone:
-            nodes_PL = nodes_PL[[row.prompt for row in new]]
+            nodes_PL = nodes_PL[[row.place for row in new]]
             self._make_room(len(self._rows), max(row.own for row in new))
         for layer, (k_TGD, v_TGD) in kept.items():
             keys, values = (x_TGD[nodes_PL].transpose(1, 2) for x_TGD in (k_TGD, v_TGD))
@@ -245,6 +271,7 @@ class TorchSampler:
         layout = _DecodeLayout(rows, self._tails, positions_B)
         hidden = self.base.hidden_states(tokens_B, positions_B, layout, self.adapter)
         survivors = self._draw(rows, self.base.logits(hidden, self.adapter))
+        self._keep(rows, survivors)
         self._rearrange(survivors)
 
     def _draw(self, rows: list[_Row], logits: torch.Tensor) -> list[list[_Row]]:
@@ -263,7 +290,7 @@ class TorchSampler:
                 self._finished[sample.ticket][sample.index] = Completion(sample.tokens, sample.logprobs, reason)
                 self._under_way -= 1
         return [
-            [_Row(row.wave, row.prompt, row.prompt_length, row.params, group) for group in parts.values()]
+            [_Row(row.wave, row.place, row.prompt, row.params, group) for group in parts.values()]
             for row, parts in zip(rows, parted, strict=True)
         ]
 
@@ -278,6 +305,27 @@ class TorchSampler:
         elif sample.tokens[-1] in stop:
             return "stop"
         return "length" if len(sample.tokens) >= params.max_tokens else None
+
+    def _keep(self, rows: list[_Row], survivors: list[list[_Row]]) -> None:
+        """Keeps the keys and values of rows that have a sample which finished; the last token drawn has none yet."""
+        ended = [
+            index
+            for index, (row, parts) in enumerate(zip(rows, survivors, strict=True))
+            if sum(len(part.samples) for part in parts) < len(row.samples)
+        ]
+        if not ended or not self._past.max_bytes or (self._kept >= FRUITLESS and not self._reused):
+            return
+        index_B = torch.as_tensor(ended, device=self.base.device)
+        longest = max(rows[index].own for index in ended) - 1
+        cache = KeyValues({}, {})
+        for layer, tails in self._tails.items():
+            cache.keys[layer], cache.values[layer] = (x.narrow(2, 0, longest).index_select(0, index_B) for x in tails)
+        for place, row in enumerate(rows[index] for index in ended):
+            spans = [Span(cache, place, row.own - 1)]
+            if row.wave is not None:
+                spans.insert(0, Span(row.wave, row.place, row.prompt_length))
+            self._past.add((*row.prompt, *row.samples[0].tokens[:-1]), spans)
+        self._kept += len(ended)
 
     def _rearrange(self, survivors: list[list[_Row]]) -> None:
         """Keeps the caches' rows dense: the first part of a row stays in place, the others and the gaps are copied."""
@@ -431,7 +479,7 @@ class _WaveRows:
         self.wave = wave
         prompts: dict[int, list[int]] = {}
         for place, index in enumerate(members):
-            prompts.setdefault(rows[index].prompt, []).append(place)
+            prompts.setdefault(rows[index].place, []).append(place)
         widest = max(map(len, prompts.values()))
         self.shape_PW = (len(prompts), widest)
         place_PW = np.zeros(self.shape_PW, dtype=np.int64)
