@@ -25,13 +25,13 @@ from loragym.trainers.checkpoints import CheckpointStore, find_adapter
 from loragym.trainers.command_line import config_from
 from loragym.trainers.reward_models import ScalarRewardModel, load_reward_model
 
-REWARD = RewardConfig(learning_rate=5e-4, batch_size=32, epochs=1, max_length=256, eval_every=5)
+REWARD = RewardConfig(learning_rate=1e-3, batch_size=32, epochs=2, max_length=256, eval_every=10)
 RL = RLConfig(
     env="loragym/RewardModel-v0",
     steps=40,
-    problems_per_step=12,
+    problems_per_step=8,
     group_size=8,
-    learning_rate=1e-4,
+    learning_rate=3e-4,
     kl_coef=0.02,
     kl_reference="start",
     eval_every=0,
