@@ -5,6 +5,7 @@ RECIPES = {
     "chat_sl": "Supervised learning on chats of several turns, made by a program or your own.",
     "ppo": "The same task by PPO proper: an actor and a critic on one frozen base.",
     "math_rl": "Reinforcement learning on countdown, arithmetic or a data set of word problems.",
+    "tool_use": "Search, read, answer: reinforcement learning with tools, after a warm-up on scripted calls.",
     "distillation": "Teachers are trained, then a student learns from them, on its replies or on theirs.",
     "prompt_distillation": "A long instruction with worked examples becomes part of the weights.",
     "dpo": "Direct preference optimisation on pairs of your own.",

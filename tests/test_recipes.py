@@ -126,6 +126,37 @@ def test_sl_basic_runs_without_held_out_conversations(model: str, tmp_path: Path
     assert "test/nll" not in rows[0]
 
 
+def test_tool_use_learns_from_scripted_searches_then_from_its_own_and_tells_of_calls_and_turns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = str(save_tiny_model(tmp_path / "model", max_position_embeddings=4096))
+    sizes = ["--warmup-steps", "3", "--warmup-batch", "4", "--steps", "2", "--problems-per-step", "2"]
+    rows = run(
+        "tool_use",
+        wide,
+        tmp_path / "run",
+        *TRAINER,
+        *sizes,
+        *["--warmup-learning-rate", "0.02", "--group-size", "2", "--max-tokens", "8", "--eval-problems", "3"],
+    )
+    assert [row["step"] for row in rows] == list(range(6))
+    assert rows[2]["warmup/nll"] < rows[0]["warmup/nll"] - 0.5
+    for row in rows[3:5]:
+        assert {"env/calls", "env/correct", "env/answer_seen", "turns_per_episode"} <= row.keys()
+    out = capsys.readouterr().out
+    for part in ("after the warm-up", "exact match, temperature 1", "calls, greedy", "turns, greedy"):
+        assert part in out
+
+
+def test_tool_use_on_another_environment_has_its_figures_alone(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ["--warmup-steps", "0", "--steps", "1", "--problems-per-step", "2", "--eval-problems", "2"]
+    run("tool_use", model, tmp_path, *TRAINER, *RL, *sizes)
+    out = capsys.readouterr().out
+    assert "turns, greedy" in out and "exact match" not in out
+
+
 def test_rl_loop_learns_and_goes_on_where_it_stopped(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

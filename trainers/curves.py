@@ -13,6 +13,7 @@ from .run_directory import read_metrics
 PANELS = {
     "Reward of the sampled episodes": ("reward",),
     "Held-out problems solved": ("test/greedy/env/correct", "test/sampled/env/correct"),
+    "Tool calls per episode": ("env/calls", "test/greedy/env/calls", "test/sampled/env/calls"),
     "Negative log-likelihood": ("warmup/nll", "train/nll", "test/nll"),
     "Entropy": ("entropy",),
     "Sampler/learner KL": ("kl_v1", "kl_v2"),

@@ -7,17 +7,24 @@ from typing import Any
 
 from .display import what_next
 
+STAGES = {"before": "before", "after_warmup": "after the warm-up", "after": "at the end"}
+"""Where a summary has held-out figures, and what to call it."""
 
-def print_stages(run_dir: str, summary: Mapping[str, Any]) -> None:
-    """A reinforcement learning run in figures: held out before, after the warm-up and at the end, rewards and speed."""
-    stages = {
-        "before": summary["before"],
-        "after the warm-up": summary["after_warmup"],
-        "at the end": summary["after"],
-    }
-    print("\nHeld-out problems")
-    for stage, metrics in stages.items():
-        if metrics:
+
+def print_stages(run_dir: str, summary: Mapping[str, Any], figures: Mapping[str, str] | None = None) -> None:
+    """A reinforcement learning run in figures: held out before, after the warm-up and at the end, rewards and speed.
+
+    Args:
+        run_dir: where the run is.
+        summary: what the trainer returned.
+        figures: held-out metrics to give in a table, and what to call each; by default a line says what was solved.
+    """
+    stages = {name: summary[key] for key, name in STAGES.items() if summary[key]}
+    if figures and stages:
+        _print_figures(stages, figures)
+    else:
+        print("\nHeld-out problems")
+        for stage, metrics in stages.items():
             print(f"  {stage:18}{evaluation_line(metrics)}")
     print(
         f"Reward of the sampled episodes: {summary['first_reward']:.3f} in the first step, "
@@ -35,13 +42,19 @@ def print_held_out(summary: Mapping[str, Any], figures: Mapping[str, str]) -> No
         summary: a run's, with `before` and `after`.
         figures: what to call each metric; those that a run lacks are left out.
     """
-    before, after = summary.get("before") or {}, summary["after"]
-    print("\nHeld out" + "before".rjust(34) + "after".rjust(10))
-    for metric, name in figures.items():
-        if metric in after:
-            cells = [format(part[metric], ".3f") if metric in part else "-" for part in (before, after)]
-            print(f"  {name:30}" + "".join(cell.rjust(10) for cell in cells))
+    _print_figures({"before": summary.get("before") or {}, "after": summary["after"]}, figures)
     print(f"\n{summary['minutes']:.1f} minutes, {summary['peak_memory_mib']:.0f} MiB at most")
+
+
+def _print_figures(stages: Mapping[str, Mapping[str, float]], figures: Mapping[str, str]) -> None:
+    """A line for each metric that the last stage has, a column for each stage."""
+    *_, last = stages.values()
+    widths = [max(10, len(stage) + 2) for stage in stages]
+    print(f"\n{'Held out':32}" + "".join(stage.rjust(width) for stage, width in zip(stages, widths, strict=True)))
+    for metric, name in figures.items():
+        if metric in last:
+            cells = [format(part[metric], ".3f") if metric in part else "-" for part in stages.values()]
+            print(f"  {name:30}" + "".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)))
 
 
 def evaluation_line(metrics: dict[str, float]) -> str:
