@@ -13,6 +13,7 @@ from loragym.agents.testing import tiny_model
 from loragym.envs import BadEnvironment
 from loragym.renderers import get_renderer
 from loragym.trainers import EpisodeGroup, Task, collect
+from loragym.trainers.data import episode_metrics
 from loragym.trainers.rollouts import EnvPool, sampling_seed
 from scripted_sampler import END, TOKENIZER, ScriptedSampler, encode, guess
 
@@ -163,6 +164,24 @@ def test_a_worlds_own_exception_comes_through_with_the_task() -> None:
     assert caught.value.__notes__ == [
         "in an episode of tests/Explodes-v0 with {'turns': 3}, seed 12, options None, after 1 replies"
     ]
+
+
+@pytest.mark.parametrize("retries", [None, 1])
+def test_a_conversation_that_cannot_be_rendered_is_an_error_that_says_why_and_names_the_task(
+    retries: int | None,
+) -> None:
+    task, why = Task("loragym/Calculator-v0", {}, 5), "tools were offered, but the renderer 'chatml' has no tool format"
+    sampler = ScriptedSampler(lambda *_: pytest.fail("there is no prompt to sample from"))
+    if retries is None:
+        with pytest.raises(ValueError, match=why) as caught:
+            play(sampler, [task])
+        assert "in an episode of loragym/Calculator-v0 with {}, seed 5" in caught.value.__notes__[0]
+        return
+    (group,) = play(sampler, [task], group_size=2, retries=retries)
+    assert (group.episodes, group.num_dropped, group.num_retries) == ([], 2, 2)
+    assert all(why in error and "seed 5" in error for error in group.errors)
+    with pytest.raises(RuntimeError, match=f"every episode ended with an error, 4 in all; the first: .*{why}"):
+        episode_metrics([group])
 
 
 def test_an_episode_that_outgrows_the_context_ends_there_and_keeps_its_turns() -> None:

@@ -81,7 +81,7 @@ def episode_metrics(groups: Sequence[EpisodeGroup]) -> dict[str, float]:
     errors = [error for group in groups for error in group.errors]
     groups = [group for group in groups if group.episodes]
     if not groups:
-        raise RuntimeError(f"every episode ended with an error of the environment's, {len(errors)} in all: {errors[0]}")
+        raise RuntimeError(f"every episode ended with an error, {len(errors)} in all; the first: {errors[0]}")
     episodes = [episode for group in groups for episode in group.episodes]
     turns = [turn for episode in episodes for turn in episode.turns]
     logprobs = np.concatenate([np.asarray(turn.logprobs) for turn in turns])

@@ -215,7 +215,7 @@ def stream(
         index, member = player.seed[-2:]
         while True:
             try:
-                move()
+                player.guarded(move)
                 break
             except Exception as error:
                 if retries is None:
@@ -285,13 +285,13 @@ class _Player:
 
     def start(self, renderer: Renderer) -> None:
         options = None if self.task.options is None else dict(self.task.options)
-        observation, _ = self.guarded(lambda: checked_reset(self.env, seed=self.task.seed, options=options))
+        observation, _ = checked_reset(self.env, seed=self.task.seed, options=options)
         self.episode.messages += observation
         opening, tools = self.opening, self._tools
         if opening.messages is None or opening.messages != list(observation) or opening.tools != tools:
+            opening.prompt = renderer.build_generation_prompt(self.episode.messages, tools)
             # Copied, so that a world which goes on to change its messages cannot make two openings look alike.
             opening.messages, opening.tools = copy.deepcopy(list(observation)), tools
-            opening.prompt = renderer.build_generation_prompt(self.episode.messages, tools)
         self.prompt = list(opening.prompt)
 
     def hear(self, completion: Completion, renderer: Renderer, context_length: int) -> None:
@@ -300,7 +300,7 @@ class _Player:
         reply = cast(Reply, {**renderer.parse_response(completion.tokens, self._tools)})
         if completion.stop_reason == "length":
             reply["stop_reason"] = "length"
-        observation, reward, terminated, truncated, info = self.guarded(lambda: checked_step(self.env, reply))
+        observation, reward, terminated, truncated, info = checked_step(self.env, reply)
         self.episode.turns.append(Turn(self.prompt, completion.tokens, completion.logprobs, reward))
         self.episode.messages += [without_stop_reason(reply), *observation]
         self.episode.metrics = info["metrics"]
