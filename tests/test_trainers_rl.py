@@ -57,6 +57,15 @@ def test_the_reward_of_a_simple_task_rises(model: str, tmp_path: Path) -> None:
     assert all(row["ratio_max"] == pytest.approx(1, abs=1e-4) for row in rows if "ratio_max" in row)
 
 
+@pytest.mark.parametrize(("substeps", "passes"), [(1, 1), (4, 1), (2, 3)])
+def test_tokens_of_all_updates_of_a_step_count_as_trained(
+    model: str, tmp_path: Path, substeps: int, passes: int
+) -> None:
+    rl.train(small(model, tmp_path, steps=1, loss="ppo", num_substeps=substeps, num_passes=passes, eval_problems=0))
+    row = read_metrics(tmp_path)[0]
+    assert row["groups/mixed"] == 1 and row["trained_tokens"] == passes * row["sampled_tokens"]
+
+
 def test_a_letter_that_a_warm_up_hinted_at_is_learnt_from_the_reward_alone(model: str, tmp_path: Path) -> None:
     summary = rl.train(
         small(

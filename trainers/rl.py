@@ -33,6 +33,8 @@ from .references import check_reference
 from .reports import evaluation_line
 from .rollouts import EpisodeGroup, Sampler, Task
 
+WORK = ("trained_tokens", "computed_tokens")
+"""What a step's updates did, added up; of their other figures the last update's stand."""
 KL_FORMS = ("advantage", "loss", "full")
 COLUMNS = (
     Column("reward", "reward", ".3f"),
@@ -352,7 +354,8 @@ class RLTrainer:
                     continue
                 out = self._forward_backward(data)
                 updated = self.policy.optim_step(config.adam(config.learning_rate * factor))
-                metrics |= out.metrics | updated | {"loss": out.loss}
+                work = {name: metrics.get(name, 0.0) + out.metrics[name] for name in WORK}
+                metrics |= out.metrics | work | updated | {"loss": out.loss}
                 metrics |= self.tutor.update_critic([lessons[i] for i in share], factor)
                 if pass_number == 0:
                     first[0].extend(data)
