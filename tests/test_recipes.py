@@ -16,6 +16,7 @@ from loragym.agents.testing import save_tiny_model
 from loragym.cli import find_policy
 from loragym.messages import assistant, user
 from loragym.recipes import RECIPES
+from loragym.trainers.curves import plot_runs
 from loragym.trainers.run_directory import read_metrics
 
 TINY = ["--lora-rank", "4"]
@@ -146,6 +147,8 @@ def test_tool_use_learns_from_scripted_searches_then_from_its_own_and_tells_of_c
     out = capsys.readouterr().out
     for part in ("after the warm-up", "exact match, temperature 1", "calls, greedy", "turns, greedy"):
         assert part in out
+    pytest.importorskip("matplotlib")
+    assert plot_runs([tmp_path / "run"], tmp_path / "calls.png", panels=["Tool calls per episode"]).is_file()
 
 
 def test_tool_use_on_another_environment_has_its_figures_alone(

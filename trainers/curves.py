@@ -90,4 +90,5 @@ def _series(rows: Sequence[dict[str, Any]], metric: str) -> tuple[list[int], lis
 
 
 def _label(metric: str) -> str:
-    return metric.removeprefix("test/").removesuffix("/env/correct")
+    name = metric.removeprefix("test/")
+    return "training" if name.startswith("env/") else name.partition("/env/")[0]
