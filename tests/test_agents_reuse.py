@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loragym.agents import Completion, LoraPolicy, SamplingParams
+from loragym.agents import Completion, LoraPolicy, SamplingParams, TorchSampler
 from loragym.agents.packing import pack_sequences
 from loragym.agents.reuse import Finished, KeyValues, Span
 from tiny_engine import FAMILIES, family_base, random_tokens, stirred_policy
@@ -150,3 +150,22 @@ def test_nodes_that_are_known_are_no_queries(data: st.DataObject) -> None:
                 if node not in introduced:
                     introduced.add(node)
                     assert (node in fresh) == (depth >= min(known[member], len(path) - 1))
+
+
+def test_requests_that_come_one_by_one_are_prefilled_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    waves: list[int] = []
+    prefill = TorchSampler._prefill
+
+    def noted(sampler: TorchSampler, pack: Any, past: Any, prompts: list[Any], groups: Any) -> None:
+        waves.append(len(prompts))
+        prefill(sampler, pack, past, prompts, groups)
+
+    sampler = stirred_policy(family_base("llama")).sampler()
+    monkeypatch.setattr(TorchSampler, "_prefill", noted)
+    sampler.submit(PROMPTS[0], SamplingParams(max_tokens=20, stop=(), seed=0), 12)
+    for i in range(4):
+        sampler.step()
+        sampler.submit(PROMPTS[1 + i], SamplingParams(max_tokens=2, stop=(), seed=i))
+    while sampler.pending:
+        sampler.step()
+    assert waves == [1, 3, 1]
