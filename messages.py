@@ -6,6 +6,7 @@ tokens is the renderers' business; what they mean is the environments'.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
@@ -107,14 +108,33 @@ def check_messages(messages: Iterable[Any], *, where: str = "messages") -> tuple
         TypeError: it is no sequence of messages; the error names the first wrong one.
     """
     form = "{'role': ..., 'content': ...}"
-    if isinstance(messages, str | Mapping) or not isinstance(messages, Iterable):
+    # The plain types first: asking an abstract class costs more than all the rest.
+    is_plain = isinstance(messages, (tuple, list))
+    if not is_plain and (isinstance(messages, (str, Mapping)) or not isinstance(messages, Iterable)):
         raise TypeError(f"{where}: expected a sequence of messages ({form}), got {messages!r:.200}")
     checked = tuple(messages)
     for index, message in enumerate(checked):
-        if not isinstance(message, Mapping):
+        if _is_text(message):
+            continue
+        if not isinstance(message, (dict, Mapping)):
             raise TypeError(f"{where}[{index}]: expected a message ({form}), got {message!r:.200}")
         if message.get("role") not in ROLES:
             raise TypeError(f"{where}[{index}]: role is one of {ROLES}, got {message.get('role')!r}")
         if not isinstance(message.get("content"), str):
             raise TypeError(f"{where}[{index}]: content is a str, got {message.get('content')!r:.200}")
     return checked
+
+
+def copied(messages: Iterable[Message]) -> tuple[Message, ...]:
+    """What `copy.deepcopy` gives, but quicker where a message is a role and a text, as nearly all are."""
+    return tuple([cast(Message, {**message}) if _is_text(message) else copy.deepcopy(message) for message in messages])
+
+
+def _is_text(message: Any) -> bool:
+    """Whether it is a message of a role and a text and nothing else, in a plain dictionary."""
+    return (
+        type(message) is dict
+        and len(message) == 2
+        and message.get("role") in ROLES
+        and type(message.get("content")) is str
+    )

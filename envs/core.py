@@ -6,7 +6,6 @@ what is peculiar to the task. A class that derives from `gymnasium.Env` directly
 
 from __future__ import annotations
 
-import copy
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,14 +16,14 @@ import gymnasium
 import numpy as np
 from gymnasium.error import ResetNeeded
 
-from ..messages import Message, Reply, ToolSpec, as_reply, check_messages, system, user
+from ..messages import Message, Reply, ToolSpec, as_reply, check_messages, copied, system, user
 from .spaces import Messages, Replies
 from .transcript import transcript
 
 ProblemT = TypeVar("ProblemT")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Outcome:
     """What the world answers to one reply: `TextEnv.respond` returns it, `TextEnv.step` unpacks it.
 
@@ -90,6 +89,7 @@ class TextEnv(gymnasium.Env[tuple[Message, ...], Reply | str], ABC):
         self.render_mode = render_mode
         self.observation_space = Messages()
         self.action_space = Replies()
+        self._respond = f"{type(self).__name__}.respond()"
         self._conversation: list[Message] = []
         self._num_printed = 0
         self._awaits_reply = False
@@ -135,8 +135,9 @@ class TextEnv(gymnasium.Env[tuple[Message, ...], Reply | str], ABC):
         self._conversation = list(opening)
         self._num_printed = 0
         self._awaits_reply = True
-        self._print_if_human()
-        return copy.deepcopy(opening), dict(info)
+        if self.render_mode == "human":
+            self._print_unseen()
+        return copied(opening), dict(info)
 
     def step(self, action: Reply | str) -> tuple[tuple[Message, ...], float, bool, bool, dict[str, Any]]:
         """Says `action` and hears the answer.
@@ -149,23 +150,25 @@ class TextEnv(gymnasium.Env[tuple[Message, ...], Reply | str], ABC):
             raise ResetNeeded(f"{type(self).__name__}: step() was called with no episode going on; call reset() first")
         reply = as_reply(action)
         outcome = self.respond(reply)
-        news = check_messages(outcome.messages, where=f"{type(self).__name__}.respond()")
-        self._conversation += [reply, *news]
-        self._awaits_reply = not outcome.ended
-        self._print_if_human()
+        terminated, truncated = bool(outcome.terminated), bool(outcome.truncated)
+        news = check_messages(outcome.messages, where=self._respond)
+        self._conversation += (reply, *news)
+        self._awaits_reply = not (terminated or truncated)
+        if self.render_mode == "human":
+            self._print_unseen()
         info = {**outcome.info, "metrics": {name: float(value) for name, value in outcome.metrics.items()}}
-        if outcome.ended:
-            info["stop_reason"] = outcome.stop_reason or ("completed" if outcome.terminated else "truncated")
-        return copy.deepcopy(news), float(outcome.reward), bool(outcome.terminated), bool(outcome.truncated), info
+        if not self._awaits_reply:
+            info["stop_reason"] = outcome.stop_reason or ("completed" if terminated else "truncated")
+        return copied(news), float(outcome.reward), terminated, truncated, info
 
     def render(self) -> str | None:
         """The transcript so far in mode "ansi"; mode "human" prints what it has not printed yet."""
-        self._print_if_human()
+        if self.render_mode == "human":
+            self._print_unseen()
         return transcript(self._conversation) if self.render_mode == "ansi" else None
 
-    def _print_if_human(self) -> None:
-        unseen = self._conversation[self._num_printed :]
-        if self.render_mode == "human" and unseen:
+    def _print_unseen(self) -> None:
+        if unseen := self._conversation[self._num_printed :]:
             encoding = sys.stdout.encoding or "utf-8"
             print(transcript(unseen).encode(encoding, "backslashreplace").decode(encoding))
             self._num_printed = len(self._conversation)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 MAX_DIGITS = 20
-_INTEGER = re.compile(rf"[+-]?[0-9]{{1,{MAX_DIGITS}}}")
+INTEGER = rf"[+-]?[0-9]{{1,{MAX_DIGITS}}}"
+"""The pattern of an integer that is read: ASCII digits with an optional sign."""
+_INTEGER = re.compile(INTEGER)
 
 
 def parse_integer(text: str) -> int | None:

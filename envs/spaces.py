@@ -12,8 +12,9 @@ from typing import Any, TypeVar, cast
 
 import gymnasium
 import numpy as np
+from gymnasium.vector.utils import concatenate
 
-from ..messages import ROLES, STOP_REASONS, Message, Reply, reply
+from ..messages import ROLES, STOP_REASONS, Message, Reply, copied, reply
 
 T = TypeVar("T")
 
@@ -96,6 +97,18 @@ class Messages(_TextSpace[tuple[Message, ...]]):
 
     def from_jsonable(self, sample_n: list[Any]) -> list[tuple[Message, ...]]:
         return [tuple(cast(Message, message) for message in sample) for sample in sample_n]
+
+
+class _Batch(tuple[tuple[Message, ...], ...]):
+    """A vector's observations. Vectors deepcopy them at every step, which is most of the time that they take."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> tuple[tuple[Message, ...], ...]:
+        return tuple(copied(observation) for observation in self)
+
+
+@concatenate.register
+def _(space: Messages, items: Iterable[Any], out: Any) -> _Batch:
+    return _Batch(items)
 
 
 class Replies(_TextSpace[Reply | str]):

@@ -1,15 +1,18 @@
 """What counts as an observation and as an action, and that both spaces behave as Gymnasium's own."""
 
+import copy
 import json
 import pickle
 import time
+from functools import partial
 
 import gymnasium
 import pytest
+from gymnasium.vector import SyncVectorEnv
 from hypothesis import given
 from hypothesis import strategies as st
 from loragym.envs import Messages, Replies
-from loragym.messages import as_reply, reply, user
+from loragym.messages import Message, as_reply, copied, reply, user
 
 SPACES = [Messages, Replies]
 
@@ -123,3 +126,32 @@ def test_a_tuple_of_spaces_samples_without_shared_randomness() -> None:
     first, second = space.sample()
     assert first != second
     assert (reply("a"), "b") in space
+
+
+def test_what_a_vector_gives_is_the_callers_own() -> None:
+    envs = SyncVectorEnv([partial(gymnasium.make, "loragym/GuessNumber-v0")] * 2)
+    observations, _ = envs.reset(seed=1)
+    kept = copy.deepcopy(observations)
+    observations[0][1]["content"] = "scribbled over"
+    again = envs.step(("Guess: 1", "Guess: 1"))[0]
+    again[1][0]["content"] = "scribbled over"
+    assert envs.reset(seed=1)[0] == kept
+    assert all(type(observation) is tuple for observation in kept)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": "Hm?"},
+        {"role": "tool", "content": "", "name": "search", "tool_call_id": "1"},
+        {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "name": "add", "arguments": {"x": [1]}}]},
+    ],
+)
+def test_a_copied_message_shares_nothing_with_the_original(message: Message) -> None:
+    original = copy.deepcopy(message)
+    (other,) = copied([message])
+    assert other == message and other is not message
+    other["content"] = "scribbled over"
+    for call in other.get("tool_calls", []):
+        call["arguments"]["x"].append(2)
+    assert message == original

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -9,11 +10,12 @@ import numpy as np
 
 from ...messages import Message, Reply, assistant, system, user
 from ..core import Outcome, TextEnv
-from ..integers import parse_integer
+from ..integers import INTEGER
 from ..splits import Split, SplitPool
 
 Teacher = Literal["bisection", "possible"]
 GUESS_PREFIX = "Guess:"
+_GUESS = re.compile(rf"\s*{GUESS_PREFIX}\s*({INTEGER})\s*")
 MALFORMED_COST = 0.1
 MAX_NUMBER = 10**18
 """Keeps every number within the digits that are read, and how many there are within 64 bits."""
@@ -119,7 +121,5 @@ class GuessNumber(TextEnv):
 
 
 def _parse_guess(reply: Reply) -> int | None:
-    said = reply["content"].strip()
-    if reply["stop_reason"] != "stop" or not said.startswith(GUESS_PREFIX):
-        return None
-    return parse_integer(said.removeprefix(GUESS_PREFIX))
+    found = _GUESS.fullmatch(reply["content"])
+    return int(found[1]) if found and reply["stop_reason"] == "stop" else None
