@@ -179,7 +179,9 @@ class PromptEnv(TextEnv):
             if name != prompt_column and (value := row.get(name)) is not None:
                 if not isinstance(value, list | tuple):
                     return str(value)
-                return _prompt_and_reply(value, f"{where}, column {name!r}")[1]
+                # A whole conversation, or the reply alone: what counts is how it ends.
+                last = _messages(value, f"{where}, column {name!r}")[-1:]
+                return last[0]["content"] if last and last[0]["role"] == "assistant" else None
         return None
 
     def _name(self, number: int) -> str:
@@ -251,9 +253,18 @@ def _prompt_and_reply(value: Any, where: str) -> tuple[Conversation, str | None]
         return (user(value),), None
     if not isinstance(value, list | tuple):
         raise BadData(f"{where} holds {value!r:.80}; text or a list of messages was expected")
+    messages = _messages(value, where)
+    reference = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else None
+    prompt = messages if reference is None else messages[:-1]
+    if not prompt or prompt[-1]["role"] == "assistant":
+        raise BadData(f"{where} holds no message to reply to: {value!r:.120}")
+    return prompt, reference
+
+
+def _messages(value: Sequence[Any], where: str) -> Conversation:
     try:
         # Tables fill the keys that a message does not have with None.
-        messages = check_messages(
+        return check_messages(
             {key: part for key, part in message.items() if part is not None}
             if isinstance(message, Mapping)
             else message
@@ -261,11 +272,6 @@ def _prompt_and_reply(value: Any, where: str) -> tuple[Conversation, str | None]
         )
     except TypeError as error:
         raise BadData(f"{where}: {error}") from error
-    reference = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else None
-    prompt = messages if reference is None else messages[:-1]
-    if not prompt or prompt[-1]["role"] == "assistant":
-        raise BadData(f"{where} holds no message to reply to: {value!r:.120}")
-    return prompt, reference
 
 
 def as_conversation(conversation: Sequence[Message]) -> Conversation:
