@@ -247,6 +247,21 @@ def finite_number(value: Any, what: str) -> float:
     return float(value)
 
 
+def one_for_each(given: Any, count: int, who: str, what: str) -> list[Any]:
+    """What somebody who was asked about `count` of `what` at once gave, as a list.
+
+    Raises:
+        ValueError: it is no list of as many.
+    """
+    try:
+        results = list(given)
+    except TypeError as error:
+        raise ValueError(f"{who} gave {given!r:.200} for {count} {what}; a number for each was expected") from error
+    if len(results) != count:
+        raise ValueError(f"{who} gave {len(results)} results for {count} {what}; one for each was expected")
+    return results
+
+
 def _prompt_and_reply(value: Any, where: str) -> tuple[Conversation, str | None]:
     """The messages to be answered, and the answer if the last of them is one."""
     if isinstance(value, str):

@@ -136,4 +136,5 @@ def _from_json(row: dict[str, Any]) -> EpisodeGroup:
         [Episode(**{**episode, "turns": [Turn(**turn) for turn in episode["turns"]]}) for episode in episodes],
         row["errors"],
         row["num_dropped"],
+        row["num_retries"],
     )

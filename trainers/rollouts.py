@@ -7,6 +7,7 @@ Vocabulary: a `Task` is one problem in one world (env id, arguments, seed); an `
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ import gymnasium
 import numpy as np
 
 from ..agents import Completion, SamplingParams
-from ..envs import checked_group_score, checked_reset, checked_step, env_attribute, scores_groups
+from ..envs import GroupScore, checked_group_score, checked_reset, checked_step, env_attribute, scores_groups
 from ..messages import Message, Reply, without_stop_reason
 from ..renderers import Renderer
 
@@ -78,23 +79,20 @@ class EpisodeGroup:
     Attributes:
         task: what was attempted.
         episodes: the attempts that came to an end.
-        errors: the world's errors that ended an attempt.
+        errors: the world's errors that ended an attempt, or its scoring.
         num_dropped: attempts that were given up after so many errors.
+        num_retries: how often an attempt was made again, or the group scored again, after an error.
     """
 
     task: Task
     episodes: list[Episode]
     errors: list[str] = field(default_factory=list)
     num_dropped: int = 0
+    num_retries: int = 0
 
     @property
     def rewards(self) -> list[float]:
         return [episode.reward for episode in self.episodes]
-
-    @property
-    def num_retries(self) -> int:
-        """Attempts that an error of the world's ended and that were made again."""
-        return len(self.errors) - self.num_dropped
 
 
 class EnvPool:
@@ -226,6 +224,7 @@ def stream(
                     groups[index].num_dropped += 1
                     leave(index, member, None)
                     return
+                groups[index].num_retries += 1
                 again = sit_down(index, member)
                 again.attempts = player.attempts + 1
                 player, move = again, partial(again.start, renderer)
@@ -243,7 +242,7 @@ def stream(
         if not left[index]:
             groups[index].episodes = [found for found in members[index] if found is not None]
             if groups[index].episodes:
-                _score_group(groups[index], own_pool)
+                _score_group(groups[index], own_pool, retries)
             over.append(index)
 
     players = [sit_down(index, member) for index in range(len(tasks)) for member in range(group_size)]
@@ -331,15 +330,37 @@ class _Player:
             raise
 
 
-def _score_group(group: EpisodeGroup, pool: EnvPool) -> None:
-    """Adds the rewards that need the whole group side by side, if the task has any."""
-    env = pool.take(group.task)
+def _score_group(group: EpisodeGroup, pool: EnvPool, retries: int | None) -> None:
+    """Adds the rewards that need the whole group side by side, if the task has any.
+
+    What cannot be scored after so many retries is given up, for what its episodes earned is not known.
+    """
+    for attempt in itertools.count():
+        try:
+            score = _group_score(group, pool)
+            break
+        except Exception as error:
+            error.add_note(f"in scoring a group of {group.task.env_id}, seed {group.task.seed}")
+            if retries is None:
+                raise
+            group.errors.append("\n".join([f"{type(error).__name__}: {error}", *error.__notes__]))
+            if attempt >= retries:
+                group.num_dropped += len(group.episodes)
+                group.episodes = []
+                return
+            group.num_retries += 1
+    for index, episode in enumerate(group.episodes if score else ()):
+        assert score is not None
+        episode.group_reward = score.rewards[index]
+        episode.metrics = {**episode.metrics, **(score.metrics[index] if score.metrics else {})}
+
+
+def _group_score(group: EpisodeGroup, pool: EnvPool) -> GroupScore | None:
+    task = group.task
+    env = pool.take(task)
+    score = None
     if scores_groups(env):
-        task = group.task
         checked_reset(env, seed=task.seed, options=None if task.options is None else dict(task.options))
         score = checked_group_score(env, [episode.messages for episode in group.episodes])
-        for index, episode in enumerate(group.episodes if score else ()):
-            assert score is not None
-            episode.group_reward = score.rewards[index]
-            episode.metrics = {**episode.metrics, **(score.metrics[index] if score.metrics else {})}
-    pool.give_back(group.task, env)
+    pool.give_back(task, env)
+    return score

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, TypeAlias, Unpack, get_args, runtime_
 from ...messages import Message, Reply, assistant
 from ..core import GroupScore
 from ..named import Named
-from ..prompts import Conversation, PromptEnv, PromptOptions, as_conversation, finite_number
+from ..prompts import Conversation, PromptEnv, PromptOptions, as_conversation, finite_number, one_for_each
 from .overlap import word_overlap
 from .tournament import NO_OPINION, CompareAll, Pairing, Standings, play_all_pairs, play_ring, play_swiss
 
@@ -119,9 +119,7 @@ class ComparedEnv(PromptEnv):
         def compare(pairings: Sequence[Pairing]) -> list[float]:
             asked = [*pairings, *((second, first) for first, second in pairings)] if self.both_orders else pairings
             given = self.compare([(conversations[first], conversations[second]) for first, second in asked])
-            if len(given) != len(asked):
-                raise ValueError(f"the comparer gave {len(given)} results for {len(asked)} pairs")
-            results = [_probability(result) for result in given]
+            results = [_probability(result) for result in one_for_each(given, len(asked), "the comparer", "pairs")]
             if not self.both_orders:
                 return results
             half = len(pairings)
@@ -235,7 +233,7 @@ def _probability(given: Any) -> float:
 
 
 def _greater(first: float, second: float) -> float:
-    if abs(first - second) <= TIE_MARGIN:
+    if first == second or abs(first - second) <= TIE_MARGIN:
         return NO_OPINION
     return float(first > second)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, Unpack, get_ar
 from ...messages import Message
 from ..core import GroupScore
 from ..named import Named
-from ..prompts import Conversation, PromptEnv, PromptOptions, as_conversation, finite_number
+from ..prompts import Conversation, PromptEnv, PromptOptions, as_conversation, finite_number, one_for_each
 from .overlap import word_overlap
 
 When = Literal["step", "group"]
@@ -100,20 +100,17 @@ class RewardModel(ScoredEnv):
             self._prompt(0).reference_for("scorer")
 
     def score_all(self, conversations: Sequence[Conversation]) -> list[Scored]:
-        scores = self._scores(conversations)
-        if len(scores) != len(conversations):
-            raise ValueError(f"the scorer gave {len(scores)} scores for {len(conversations)} conversations")
+        given = one_for_each(self._scores(conversations), len(conversations), "the scorer", "conversations")
+        scores = [finite_number(score, "the scorer's score") for score in given]
         return [Scored(score, {"score": score}) for score in scores]
 
-    def _scores(self, conversations: Sequence[Conversation]) -> list[float]:
+    def _scores(self, conversations: Sequence[Conversation]) -> Any:
         if self._scorer is None:
             reference = self.prompt.reference_for("scorer")
             return [word_overlap(conversation[-1]["content"], reference) for conversation in conversations]
         scorer: Any = self._scorer.value
         if isinstance(scorer, ConversationScorer):
-            scores = scorer.score(conversations)
-        elif self.batched:
-            scores = scorer(conversations)
-        else:
-            scores = [scorer(conversation) for conversation in conversations]
-        return [finite_number(score, "the scorer's score") for score in scores]
+            return scorer.score(conversations)
+        if self.batched:
+            return scorer(conversations)
+        return [scorer(conversation) for conversation in conversations]
