@@ -23,7 +23,7 @@ from loragym.renderers import get_renderer
 from loragym.trainers import Game, Speaker, Task, against, everywhere, play_games, seat_groups
 from loragym.trainers import selfplay as selfplay_module
 from loragym.trainers.data import agreement_metrics, episode_datums, episode_metrics, training_data
-from loragym.trainers.selfplay import game_metrics
+from loragym.trainers.selfplay import finished, game_metrics
 from scripted_sampler import END, TOKENIZER, ScriptedSampler, encode
 
 RENDERER = get_renderer(TOKENIZER)
@@ -357,3 +357,67 @@ def test_a_model_learns_from_games_against_itself_and_against_what_it_was(pick: 
             assert figures["ratio_max"] == pytest.approx(1, abs=1e-4)
         assert policy.optim_step(AdamParams(learning_rate=1e-3))["grad_norm"] > 0
         learner = sits(policy, "policy")
+
+
+class Flaky:
+    """An opponent that moves like `best_moves`, but first fails so many times."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+
+    def __call__(self, messages: Sequence[Message]) -> str:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError("the opponent is gone")
+        return best_moves(board_in(f"user\n{messages[-1]['content']}"))[0]
+
+
+def flaky_games(failures: int, retries: int | None, group_size: int = 4) -> list[list[Game]]:
+    casting = against(speaker(ScriptedSampler(free_cell)), Flaky(failures))
+    return play_games(tic_tac_toe(0, 1), group_size, casting, seed=(0,), retries=retries)
+
+
+def test_a_game_that_its_world_breaks_off_is_played_again_and_comes_out_the_same() -> None:
+    undisturbed = flaky_games(0, None)
+    games = flaky_games(2, 2)
+    assert as_data(games) == as_data(undisturbed)
+    assert [game.errors for alike in undisturbed for game in alike] == [[]] * 8
+    errors = [error for alike in games for game in alike for error in game.errors]
+    assert len(errors) == 2 and all("ConnectionError: the opponent is gone" in error for error in errors)
+    assert "in a game of loragym/TicTacToe-v0" in errors[0]
+    metrics = game_metrics(games)
+    assert (metrics["errors/retried"], metrics["errors/dropped"], metrics["games"]) == (2, 0, 8)
+    assert "errors/retried" not in game_metrics(undisturbed)
+
+
+def test_a_game_that_fails_too_often_is_given_up_and_counted() -> None:
+    # In the second game the opponent moves first, so all three failures are that game's.
+    casting = against(speaker(ScriptedSampler(free_cell)), Flaky(3))
+    games = play_games(tic_tac_toe(0), 2, casting, seed=(0,), retries=2)
+    ((left, given_up),) = games
+    assert given_up.stop_reason == "error" and len(given_up.errors) == 3
+    assert given_up.episodes == given_up.scores == {}
+    assert finished(games) == [[left]]
+    assert left.stop_reason == "completed"
+    assert [len(group.episodes) for group in seat_groups(finished(games))] == [1]
+    metrics = game_metrics(games)
+    assert (metrics["errors/retried"], metrics["errors/dropped"], metrics["games"]) == (2, 1, 1)
+
+
+def test_without_retries_an_error_passes_through_and_without_games_there_is_one() -> None:
+    with pytest.raises(ConnectionError, match="the opponent is gone") as raised:
+        flaky_games(1, None)
+    assert "seed 0" in raised.value.__notes__[0]
+    games = flaky_games(10**6, 1)
+    for judge in (finished, game_metrics):
+        with pytest.raises(RuntimeError, match="every game ended with an error of the table's, 16 in all: Connection"):
+            judge(games)
+
+
+def test_an_error_of_the_samplers_is_not_the_worlds() -> None:
+    class Broken(ScriptedSampler):
+        def submit(self, *_: Any, **__: Any) -> int:
+            raise ValueError("no such prompt")
+
+    with pytest.raises(ValueError, match="no such prompt"):
+        play_games(tic_tac_toe(0), 1, everywhere(speaker(Broken(free_cell))), seed=(0,), retries=5)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from ..envs.games.table import Table
 
 T = TypeVar("T")
+GIVEN_UP = "error"
+"""Why a game ended that its table or a script broke off too often."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -65,10 +68,12 @@ class Game:
     Attributes:
         task: what was played.
         players: the name of who sat in each seat.
-        stop_reason: why it ended: "completed", "illegal" (somebody lost by an illegal reply) or "max_turns".
+        stop_reason: why it ended: "completed", "illegal" (somebody lost by an illegal reply) or "max_turns"; "error" if
+            it was given up, which leaves it without scores and episodes.
         scores: what the game gave each seat.
         episodes: the trajectory of each seat in which a speaker sat; without turns if the game was over before.
         record: the game as an onlooker sees it, line by line.
+        errors: the table's or a script's errors that ended an attempt at it.
     """
 
     task: Task
@@ -77,6 +82,7 @@ class Game:
     scores: dict[str, float] = field(default_factory=dict)
     episodes: dict[str, Episode] = field(default_factory=dict)
     record: tuple[str, ...] = ()
+    errors: list[str] = field(default_factory=list)
 
 
 def everywhere(player: Speaker) -> Casting:
@@ -126,19 +132,43 @@ def seat_groups(games: Sequence[Sequence[Game]], *names: str) -> list[EpisodeGro
     return groups
 
 
+def finished(games: Sequence[Sequence[Game]]) -> list[list[Game]]:
+    """The games that came to an end, without those that were given up.
+
+    Raises:
+        RuntimeError: none did.
+    """
+    found = [[game for game in alike if game.stop_reason != GIVEN_UP] for alike in games]
+    errors = [error for alike in games for game in alike for error in game.errors]
+    if errors and not any(found):
+        raise RuntimeError(f"every game ended with an error of the table's, {len(errors)} in all: {errors[0]}")
+    return found
+
+
 def game_metrics(games: Sequence[Sequence[Game]]) -> dict[str, float]:
-    """Mean scores by seat, and by player and seat, and how many games were lost by an illegal reply."""
+    """Mean scores by seat, and by player and seat, and how many games were lost by an illegal reply.
+
+    With errors, `errors/retried` and `errors/dropped` tell how many games were played again and given up.
+
+    Raises:
+        RuntimeError: all games were given up.
+    """
     scores: dict[str, list[float]] = {}
-    flat = [game for alike in games for game in alike]
+    flat = [game for alike in finished(games) for game in alike]
+    num_errors = sum(len(game.errors) for alike in games for game in alike)
+    num_dropped = sum(map(len, games)) - len(flat)
     for game in flat:
         for seat, score in game.scores.items():
             scores.setdefault(f"score/{seat}", []).append(score)
             scores.setdefault(f"score/{game.players[seat]}/{seat}", []).append(score)
     illegal = [game.stop_reason == "illegal" for game in flat]
-    return {name: float(np.mean(values)) for name, values in sorted(scores.items())} | {
+    metrics = {name: float(np.mean(values)) for name, values in sorted(scores.items())} | {
         "games": float(len(flat)),
         "games/ended_illegally": float(np.mean(illegal)),
     }
+    if num_errors:
+        metrics |= {"errors/retried": float(num_errors - num_dropped), "errors/dropped": float(num_dropped)}
+    return metrics
 
 
 def play_games(
@@ -147,6 +177,7 @@ def play_games(
     casting: Casting | Mapping[str, Speaker | Opponent],
     *,
     seed: Sequence[int],
+    retries: int | None = None,
 ) -> list[list[Game]]:
     """Plays `group_size` games of every task, all at once; each waits only for the reply that is its next.
 
@@ -158,9 +189,11 @@ def play_games(
         group_size: games of each task.
         casting: who sits where; a mapping from seats to players says it for all games.
         seed: coordinates of this call; with (task, member, seat, turn) they seed each reply.
+        retries: how often a game that its table or a script ends with an exception is played again, at a new table,
+            before it is given up. None lets the exception through.
 
     Returns:
-        The games, a list for each task.
+        The games, a list for each task; those that were given up have the stop reason "error", see `finished`.
 
     Raises:
         ValueError: a seat is left empty, or a player is unknown; exceptions of tables and players pass through with the
@@ -169,39 +202,50 @@ def play_games(
     from ..envs.games import tables
 
     casting_of = _fixed(casting) if isinstance(casting, Mapping) else casting
-    games: list[list[Game]] = []
-    underway: list[_GameUnderway] = []
     openings: dict[tuple[Any, ...], list[int]] = {}
-    for index, task in enumerate(tasks):
-        alike = []
-        for member in range(group_size):
-            table = tables.make(task.env_id, **task.kwargs)
-            players = casting_of(task, member, table.seats)
-            playing = _GameUnderway(task, table, players, (*seed, index, member), openings)
-            underway.append(playing)
-            alike.append(playing.game)
-        games.append(alike)
-
     waiting: dict[tuple[int, int], tuple[_GameUnderway, Speaker]] = {}
     samplers: dict[int, Sampler] = {}
 
-    def go_on(playing: _GameUnderway) -> None:
-        request = playing.guarded(playing.until_a_model_speaks)
-        if request is not None:
-            speaker, prompt, params = request
-            samplers[id(speaker.sampler)] = speaker.sampler
-            ticket = playing.guarded(lambda: speaker.sampler.submit(prompt, params))
-            waiting[id(speaker.sampler), ticket] = playing, speaker
+    def sit_down(index: int, member: int) -> _GameUnderway:
+        task = tasks[index]
+        table = tables.make(task.env_id, **task.kwargs)
+        return _GameUnderway(task, table, casting_of(task, member, table.seats), (*seed, index, member), openings)
 
-    for playing in underway:
+    def go_on(playing: _GameUnderway, move: Callable[[], None] | None = None) -> None:
+        """Makes a move and plays on until a model is asked, or the game is over, or is begun again."""
+        while True:
+            try:
+                playing.guarded(move or playing.deal)
+                request = playing.guarded(playing.until_a_model_speaks)
+                break
+            except Exception as error:
+                if retries is None:
+                    raise
+                errors = [*playing.game.errors, "\n".join([f"{type(error).__name__}: {error}", *error.__notes__])]
+                if len(errors) > retries:
+                    games[playing.seed[-2:]] = Game(
+                        playing.task, playing.game.players, stop_reason=GIVEN_UP, errors=errors
+                    )
+                    return
+                playing, move = sit_down(*playing.seed[-2:]), None
+                playing.game.errors = errors
+        if request is None:
+            games[playing.seed[-2:]] = playing.game
+            return
+        speaker, prompt, params = request
+        samplers[id(speaker.sampler)] = speaker.sampler
+        waiting[id(speaker.sampler), playing.guarded(lambda: speaker.sampler.submit(prompt, params))] = playing, speaker
+
+    places = [(index, member) for index in range(len(tasks)) for member in range(group_size)]
+    games: dict[tuple[int, ...], Game] = {}
+    for playing in [sit_down(*place) for place in places]:
         go_on(playing)
     while waiting:
         for key in {key for key, _ in waiting}:
             for ticket, (completion,) in samplers[key].step().items():
                 playing, speaker = waiting.pop((key, ticket))
-                playing.hear(speaker, completion)
-                go_on(playing)
-    return games
+                go_on(playing, partial(playing.hear, speaker, completion))
+    return [[games[index, member] for member in range(group_size)] for index in range(len(tasks))]
 
 
 def _fixed(mapping: Mapping[str, Speaker | Opponent]) -> Casting:
@@ -278,7 +322,10 @@ class _GameUnderway:
         names = {seat: chair.speaker.name for seat, chair in self.chairs.items()}
         names |= {seat: _opponent_name(opponent) for seat, opponent in self.others.items()}
         self.game = Game(task, {seat: names[seat] for seat in table.seats}, scores=dict.fromkeys(table.seats, 0.0))
-        self.guarded(lambda: table.reset(seed=task.seed, options=task.options))
+
+    def deal(self) -> None:
+        """Begins the game."""
+        self.table.reset(seed=self.task.seed, options=self.task.options)
 
     def until_a_model_speaks(self) -> tuple[Speaker, list[int], SamplingParams] | None:
         """Plays on until a speaker is to reply, and returns what to ask of it; None when the game is over."""
@@ -317,7 +364,7 @@ class _GameUnderway:
         chair.said.append((self._asked, completion))
         chair.rewards.append(0.0)
         chair.episode.messages.append(without_stop_reason(said))
-        self.guarded(lambda: self.table.step(said))
+        self.table.step(said)
 
     def _request(
         self, seat: str, chair: _Chair, news: Sequence[Message]

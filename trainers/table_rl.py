@@ -24,7 +24,7 @@ from .league import League
 from .loop import StepResult, conduct
 from .rl import RLConfig, RLTrainer
 from .rollouts import EpisodeGroup, Sampler, Task, sampling_seed
-from .selfplay import Casting, Game, Speaker, against, everywhere, game_metrics, play_games, seat_groups
+from .selfplay import Casting, Game, Speaker, against, everywhere, finished, game_metrics, play_games, seat_groups
 
 if TYPE_CHECKING:
     from ..envs.games.seat import Opponent
@@ -130,7 +130,7 @@ class TableRLTrainer(RLTrainer):
         rows = [
             {"task": f"{config.env} seed {game.task.seed}", "players": game.players, "scores": game.scores,
              "messages": [{"role": "user", "content": line} for line in game.record]}
-            for alike in self._games[: config.transcripts_per_step]
+            for alike in finished(self._games)[: config.transcripts_per_step]
             for game in alike[:1]
         ]  # fmt: skip
         return StepResult(metrics, rows)
@@ -150,11 +150,14 @@ class TableRLTrainer(RLTrainer):
             speaker = self._speaker(self.ground.engine.sampler(self.policy), "policy", temperature)
             every: list[list[Game]] = []
             for opponent in config.test_opponents:
-                games = play_games(tasks, len(self.seats), against(speaker, opponent), seed=(HELD_OUT,))
+                casting = against(speaker, opponent)
+                games = finished(
+                    play_games(tasks, len(self.seats), casting, seed=(HELD_OUT,), retries=config.episode_retries)
+                )
                 every += games
                 for seat in self.seats:
                     scores = [g.scores[seat] for alike in games for g in alike if g.players[seat] == "policy"]
-                    metrics |= _results(f"test/{name}/{opponent}/{seat}", scores)
+                    metrics |= _results(f"test/{name}/{opponent}/{seat}", scores) if scores else {}
             scores = [g.scores[s] for alike in every for g in alike for s in self.seats if g.players[s] == "policy"]
             metrics[f"test/{name}/reward"] = float(np.mean(scores))
             metrics[f"test/{name}/illegal"] = _illegal_share(every)
@@ -166,8 +169,9 @@ class TableRLTrainer(RLTrainer):
         tasks = [Task(config.env, config.env_kwargs, seed) for seed in seeds]
         policy = self._speaker(sampler, "policy", config.temperature)
         casting = self._casting(policy, number, tasks)
-        self._games = play_games(tasks, config.group_size, casting, seed=(config.seed, number))
-        return [group for group in seat_groups(self._games) if len(group.episodes) > 1]
+        seed, retries = (config.seed, number), config.episode_retries
+        self._games = play_games(tasks, config.group_size, casting, seed=seed, retries=retries)
+        return [group for group in seat_groups(finished(self._games)) if len(group.episodes) > 1]
 
     def _casting(self, policy: Speaker, number: int, tasks: Sequence[Task]) -> Casting:
         """Who plays each task: the policy in all seats, or in one against a script or a past version."""
