@@ -289,7 +289,7 @@ class RLTrainer:
                 metrics[name] = metrics.get(name, 0.0) + value if name == "groups/dropped" else value
             if data:
                 sizes.append(batch_size(data, config.normalization))
-                # As a sum for now: what the whole is divided by is known at the end.
+                # As a sum: what the whole is divided by is known at the end.
                 learnt.append((data, self._forward_backward(data, scale=sizes[-1])))
             waiting.clear()
             spent += time.monotonic() - started
