@@ -125,6 +125,18 @@ def check_messages(messages: Iterable[Any], *, where: str = "messages") -> tuple
     return checked
 
 
+def messages_in_table(messages: Iterable[Any], *, where: str = "messages") -> tuple[Message, ...]:
+    """`check_messages` for rows of tables, where a key that one message has stands in all, filled with None."""
+    if isinstance(messages, (list, tuple)):
+        messages = [
+            {key: part for key, part in message.items() if part is not None}
+            if isinstance(message, Mapping)
+            else message
+            for message in messages
+        ]
+    return check_messages(messages, where=where)
+
+
 def copied(messages: Iterable[Message]) -> tuple[Message, ...]:
     """What `copy.deepcopy` gives, but quicker where a message is a role and a text, as nearly all are."""
     return tuple([cast(Message, {**message}) if _is_text(message) else copy.deepcopy(message) for message in messages])

@@ -43,7 +43,7 @@ def main() -> None:
     print("| job | contestant | figure | unit |\n|---|---|---|---|")
     for topic in arguments.topics or topics():
         command = [sys.executable, "-m", "benchmarks.envs", topic, "--here", "--seconds", str(arguments.seconds)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         for row in json.loads(done.stdout.splitlines()[-1]):
             job, contestant, figure, unit = row
             print(f"| {job} | {contestant} | {figure:,.4g} | {unit} |")

@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -97,17 +98,22 @@ class MathVerify:
 def contest(seconds: float) -> dict[str, list[list[Judged]]]:
     """For each contestant its rounds through the table: three at least, and as many as begin within `seconds`."""
     table = pairs()
-    rounds: dict[str, list[list[Judged]]] = {Ours.name: [], MathVerify.name: []}
-    with Ours() as ours, MathVerify() as theirs:
+    with ExitStack() as stack:
+        contestants: list[Ours | MathVerify] = [stack.enter_context(Ours())]
+        try:
+            contestants.append(stack.enter_context(MathVerify()))
+        except (FileNotFoundError, RuntimeError) as error:
+            print(f"{MathVerify.name} is left out: {error}", file=sys.stderr)
+        rounds: dict[str, list[list[Judged]]] = {contestant.name: [] for contestant in contestants}
         end = time.perf_counter() + seconds
         gc.collect()
         gc.disable()
-        while len(rounds[ours.name]) < 3 or time.perf_counter() < end:
-            for contestant in rounds.values():
-                contestant.append([])
+        while len(rounds[Ours.name]) < 3 or time.perf_counter() < end:
+            for judged in rounds.values():
+                judged.append([])
             for pair in table:
-                rounds[ours.name][-1].append(ours.judge(pair))
-                rounds[theirs.name][-1].append(theirs.judge(pair))
+                for contestant in contestants:
+                    rounds[contestant.name][-1].append(contestant.judge(pair))
         gc.enable()
     return rounds
 

@@ -7,9 +7,12 @@ read once per process and shared by all environments that ask for the same ones.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,6 +25,13 @@ HOW_TO_SUPPLY = (
     "pass data= the path of a JSONL or Parquet file, or of a folder with a file for each split (train.jsonl, "
     "test.jsonl), or of a folder that `datasets.Dataset.save_to_disk` or `hf download` made"
 )
+
+
+ANSWER_SECONDS = 10.0
+"""How long the hub may take to say anything."""
+KNOWN_SECONDS = 60.0
+"""How long it is taken for granted that it does, or does not."""
+logger = logging.getLogger(__name__)
 
 
 class DataNotFound(FileNotFoundError):
@@ -185,7 +195,8 @@ def _saved(folder: Path) -> Rows:
 def _from_hub(name: str, split: str | None, config: str | None) -> Rows:
     datasets = _datasets(f"fetching {name} from the hub")
     try:
-        found = datasets.load_dataset(name, config, split=split)
+        with _at_once_without_the_hub():
+            found = datasets.load_dataset(name, config, split=split)
     except ValueError as error:
         raise DataNotFound(f"{name} has no such split or configuration: {error}") from error
     except Exception as error:
@@ -198,6 +209,38 @@ def _from_hub(name: str, split: str | None, config: str | None) -> Rows:
         return _only_split(found, name)
     rows: Rows = found
     return rows
+
+
+@contextmanager
+def _at_once_without_the_hub() -> Iterator[None]:
+    """Where the hub does not answer, the cache is used at once; `datasets` alone goes on asking for minutes."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    if config.HF_HUB_OFFLINE or _hub_answers(int(time.monotonic() // KNOWN_SECONDS)):
+        yield
+        return
+    before = constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before
+
+
+@lru_cache(maxsize=1)
+def _hub_answers(period: int) -> bool:
+    """Whether anything at all comes back from the hub; asked once a period."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=ANSWER_SECONDS)
+    except Exception as error:
+        # Whatever the client raises where there is no network, no name server, no route or no time left.
+        logger.warning("the hub %s does not answer (%s); its data sets come from the cache", constants.ENDPOINT, error)
+        return False
+    return True
 
 
 def _only_split(splits: Mapping[str, Rows], name: str) -> Rows:

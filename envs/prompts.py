@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, Unpack, cast
 
-from ..messages import Message, Reply, check_messages, system, user, without_stop_reason
+from ..messages import Message, Reply, messages_in_table, system, user, without_stop_reason
 from .core import Outcome, TextEnv
 from .datasets import BadData, Source, load_rows
 from .named import Named
@@ -278,13 +278,7 @@ def _prompt_and_reply(value: Any, where: str) -> tuple[Conversation, str | None]
 
 def _messages(value: Sequence[Any], where: str) -> Conversation:
     try:
-        # Tables fill the keys that a message does not have with None.
-        return check_messages(
-            {key: part for key, part in message.items() if part is not None}
-            if isinstance(message, Mapping)
-            else message
-            for message in value
-        )
+        return messages_in_table(value)
     except TypeError as error:
         raise BadData(f"{where}: {error}") from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import random
+import threading
 import time
 from typing import Any, ClassVar
 
@@ -435,3 +436,31 @@ class Copies(Good):
 
     def opening(self) -> Any:
         return copy.deepcopy(super().opening())
+
+
+class HangsInInit(Good):
+    def __init__(self, *, render_mode: str | None = None) -> None:
+        time.sleep(3600)
+
+
+class HangsInReset(Good):
+    def draw(self) -> str:
+        time.sleep(3600)
+        return ""
+
+
+class HangsAfterALongReply(Good):
+    def text(self, action: Any) -> str:
+        while len(said := super().text(action)) > 10_000:
+            time.sleep(0.01)
+        return said
+
+
+class HangsInRender(Good):
+    def render(self) -> Any:
+        threading.Event().wait(3600)
+
+
+class Exits(Good):
+    def text(self, action: Any) -> str:
+        raise SystemExit(3)

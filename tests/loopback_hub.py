@@ -1,4 +1,4 @@
-"""A model hub on loopback, with the three routes by which `huggingface_hub` fetches a repository."""
+"""A hub on loopback, with the routes by which `huggingface_hub` and `datasets` fetch a repository."""
 
 from __future__ import annotations
 
@@ -10,35 +10,52 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 COMMIT = "a" * 40
 
 
 @contextmanager
 def loopback_hub(root: Path) -> Iterator[str]:
-    """Serves the repositories `root/ORG/NAME`; gives the address for `HF_ENDPOINT`."""
+    """Serves the models `root/ORG/NAME` and the data sets `root/datasets/ORG/NAME`.
+
+    It gives the address for `HF_ENDPOINT`.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/main|/tree/[^/]+)?", self._path()):
-                self._send_api(match[1], (match[2] or "").startswith("/tree"))
-            elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", self._path()):
-                self._send_file(root / match[1], match[2])
+            path = unquote(self.path.partition("?")[0])
+            if match := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/revision/[^/]+)?", path):
+                self._send_info(match[2], _folder(match[1], match[2]))
+            elif match := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)/tree/[^/]+(?:/(.+))?", path):
+                self._send_tree(_folder(match[1], match[2]), match[3] or "")
+            elif match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
+                self._send_file(_folder(match[1] or "", match[2]), match[3])
             else:
-                self._send_missing("RevisionNotFound" if "/revision/" in self._path() else "EntryNotFound")
+                self._send_missing("EntryNotFound")
 
         do_HEAD = do_GET
 
-        def _path(self) -> str:
-            return self.path.partition("?")[0]
-
-        def _send_api(self, name: str, is_tree: bool) -> None:
-            if not (root / name).is_dir():
+        def _send_info(self, name: str, folder: Path) -> None:
+            if not folder.is_dir():
                 return self._send_missing("RepoNotFound")
-            files = sorted((root / name).iterdir())
-            rows = [{"type": "file", "oid": _digest(f), "size": f.stat().st_size, "path": f.name} for f in files]
-            info = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file.name} for file in files]}
-            self._send(json.dumps(rows if is_tree else info).encode(), {"Content-Type": "application/json"})
+            files = [{"rfilename": str(file.relative_to(folder))} for file in _files(folder)]
+            self._send_json({"id": name, "sha": COMMIT, "private": False, "tags": [], "siblings": files})
+
+        def _send_tree(self, folder: Path, path: str) -> None:
+            if not folder.is_dir():
+                return self._send_missing("RepoNotFound")
+            if not (folder / path).is_dir():
+                return self._send_missing("EntryNotFound")
+            everything = "recursive=True" in self.path or "recursive=true" in self.path
+            found = (folder / path).rglob("*") if everything else (folder / path).iterdir()
+            rows = []
+            for entry in sorted(found):
+                kind, size = ("directory", 0) if entry.is_dir() else ("file", entry.stat().st_size)
+                oid = _digest(entry) if entry.is_file() else "0" * 40
+                rows.append({"type": kind, "oid": oid, "size": size, "path": str(entry.relative_to(folder))})
+            self._send_json(rows)
 
         def _send_file(self, folder: Path, name: str) -> None:
             if not (folder / name).is_file():
@@ -47,6 +64,9 @@ def loopback_hub(root: Path) -> Iterator[str]:
 
         def _send_missing(self, code: str) -> None:
             self._send(b"{}", {"X-Error-Code": code}, 404)
+
+        def _send_json(self, content: Any) -> None:
+            self._send(json.dumps(content).encode(), {"Content-Type": "application/json"})
 
         def _send(self, body: bytes, headers: dict[str, str], status: int = 200) -> None:
             self.send_response(status)
@@ -59,10 +79,17 @@ def loopback_hub(root: Path) -> Iterator[str]:
         def log_message(self, *args: object) -> None:
             """Keeps requests out of the tests' output."""
 
+    def _folder(kind: str, name: str) -> Path:
+        return root / "datasets" / name if kind.startswith("datasets") else root / name
+
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _digest(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -372,3 +373,30 @@ def test_all_engines_are_asked_for_the_same_tokens() -> None:
     row = next(row for row in ROWS if row.key == "training/sft")
     ours, single = (request_of(row, name, 0, 1000) for name in (OURS, "peft-single"))
     assert ours["sequences"] == single["sequences"] and single["rows_per_batch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("contestant", "size"),
+    [("gymnasium", 1), ("gymnasium/sync", 16), ("loragym", 1), ("loragym/loop", 16), ("loragym/sync", 16)],
+)
+def test_contestants_of_steps_play_episodes_of_ten_guesses(contestant: str, size: int) -> None:
+    from benchmarks.workers.env_steps import CONTESTANTS
+
+    _, burst, count = CONTESTANTS[contestant]()
+    steps = 480
+    # One number in a hundred is found before the turns run out.
+    assert count == size
+    assert 1 <= 10 * burst(steps) / (steps * size) <= 1.06
+
+
+def test_a_worker_tells_steps_seconds_and_episodes() -> None:
+    from benchmarks.envs_steps import Contestant
+
+    contestant = Contestant("loragym", "guessing", "ours")
+    with ExitStack() as stack:
+        assert contestant.start(stack)
+        contestant.burst(0.05)
+        contestant.burst(0.05)
+    assert len(contestant.rates) == 2 and contestant.steps >= 480
+    assert contestant.steps / contestant.episodes == pytest.approx(10, abs=0.5)
+    assert contestant.row.unit.startswith("steps/s, ± ")

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import subprocess
+import sys
+import time
 from typing import Any
 
 import broken_worlds
 import gymnasium
-import loragym.envs.conformance as conformance
 import pytest
 from gymnasium.envs.registration import EnvSpec
-from loragym.envs.conformance import LAWS, check, digests_elsewhere, spec_of
+from loragym.envs.conformance import (
+    LAWS,
+    BrokenLaw,
+    check,
+    digests_elsewhere,
+    laws_of_an_episode,
+    spec_of,
+    try_laws,
+)
 
 BROKEN: dict[str, tuple[str, str]] = {
     "NotAnEnvironment": ("can_be_made", "must inherit from the gymnasium.Env class"),
@@ -68,7 +79,14 @@ BROKEN: dict[str, tuple[str, str]] = {
     "HasSeedMethod": ("passes_gymnasiums_checker", "check_env warns: Official support for the `seed` function"),
     "KeepsALambda": ("can_be_pickled", "Keep lambdas, open files, locks and generators off self"),
     "LosesItsTurn": ("can_be_pickled", "a pickled environment does not go on as the original does"),
+    "Exits": ("keeps_the_contract", "SystemExit: 3 (from text() in broken_worlds.py, line "),
     "NeedsASeed": ("same_seed_same_episode", "reset() in broken_worlds.py, line"),
+}
+HANGING: dict[str, tuple[str, str]] = {
+    "HangsInInit": ("can_be_made", "__init__"),
+    "HangsInReset": ("keeps_the_contract", "draw"),
+    "HangsAfterALongReply": ("takes_any_reply", "text"),
+    "HangsInRender": ("renders", "render"),
 }
 SOUND = ("Good", "Copies", "TakesAFunction", "MixedInfo", "Slow")
 
@@ -93,13 +111,56 @@ def test_every_broken_world_is_in_the_table() -> None:
         for name, value in vars(broken_worlds).items()
         if inspect.isclass(value) and value.__module__ == "broken_worlds"
     }
-    assert classes == set(BROKEN) | set(SOUND)
+    assert classes == set(BROKEN) | set(HANGING) | set(SOUND)
     assert len(BROKEN) >= 15
 
 
 @pytest.mark.parametrize("name", ["Good", "Copies", "Slow"])
 def test_a_good_environment_of_no_class_of_ours_keeps_all_laws(name: str) -> None:
     assert sentences(name) == {}
+
+
+@pytest.mark.parametrize("name", HANGING)
+def test_what_hangs_is_named_and_nothing_waits_for_it(name: str) -> None:
+    law, place = HANGING[name]
+    began = time.monotonic()
+    tried = dict(try_laws(spec_of(f"broken_worlds:{name}"), ["can_be_made", "keeps_the_contract", law], seconds=1))
+    assert time.monotonic() - began < 20
+    assert not any(findings for other, findings in tried.items() if other != law)
+    ((found, sentence),) = tried[law]
+    assert found == law
+    assert re.match(
+        rf"it did not come to an end within 1 seconds; it was in {place}\(\) in broken_worlds\.py, line \d+\. Give",
+        sentence,
+    )
+
+
+def test_after_a_law_that_hangs_no_other_is_tried() -> None:
+    laws = ["takes_any_reply", "can_be_pickled"]
+    assert [name for name, _ in try_laws(spec_of("broken_worlds:HangsAfterALongReply"), laws, seconds=1)] == laws[:1]
+
+
+def test_an_environment_that_hangs_does_not_keep_the_process_from_exiting() -> None:
+    program = (
+        "from loragym.envs.conformance import check, spec_of\n"
+        "print(check(spec_of('broken_worlds:HangsInReset'), seconds=1)[-1].law, flush=True)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout == "keeps_the_contract\n"
+
+
+def test_an_environment_that_hangs_in_another_process_is_named() -> None:
+    with pytest.raises(BrokenLaw, match="another process did not play the episode within 3 seconds"):
+        digests_elsewhere([spec_of("broken_worlds:HangsInReset")], timeout=3)
+
+
+def test_an_environment_that_exits_is_named() -> None:
+    ((name, sentence),) = check(spec_of("broken_worlds:Exits"))
+    assert name == "keeps_the_contract"
+    assert sentence.startswith("SystemExit: 3 (from text() in broken_worlds.py, line ")
 
 
 def test_most_mistakes_are_found_by_one_law_alone() -> None:
@@ -122,7 +183,7 @@ def test_a_vector_that_cannot_hold_the_infos_is_found() -> None:
 
 
 def test_a_slow_reply_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conformance, "SLOW_SECONDS", 0.1)
+    monkeypatch.setattr(laws_of_an_episode, "SLOW_SECONDS", 0.1)
     (finding,) = check(spec_of("broken_worlds:Slow"), ["takes_any_reply"])
     assert re.match("a megabyte as a reply took 0 seconds; keep it under 0", finding.sentence)
 

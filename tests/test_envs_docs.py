@@ -45,6 +45,14 @@ def test_the_catalogue_has_every_registered_id_and_no_other() -> None:
     assert set(rows_of_ids()) == set(CATALOGUE)
 
 
+def test_the_page_links_to_every_page_of_a_kind_and_names_what_is_there() -> None:
+    linked = dict(re.findall(r"^\| \[[\w ]+\]\((environments_\w+\.md)\) \| (.*) \|$", PAGE, flags=re.MULTILINE))
+    assert set(linked) == {page.name for page in DOCS.glob("environments_*.md")}
+    for page, what in linked.items():
+        there = re.findall(r"^\| `loragym/([\w.-]+)` \|", (DOCS / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert set(re.findall(r"`([\w-]+-v0)`", what)) == set(there), page
+
+
 @pytest.mark.parametrize("env_id", sorted(CATALOGUE))
 def test_the_options_in_the_catalogue_are_the_environments_own(env_id: str) -> None:
     row = rows_of_ids()[env_id]

@@ -12,7 +12,7 @@ import gymnasium
 from ..agents import Datum
 from ..envs import checked_reset, checked_step, env_attribute
 from ..envs.datasets import BadData, Source, load_rows
-from ..messages import Message, ToolSpec, as_reply, assistant, check_messages, user, without_stop_reason
+from ..messages import Message, ToolSpec, as_reply, assistant, messages_in_table, user, without_stop_reason
 from ..renderers import LengthLimit, Renderer, TrainOn, build_supervised_examples
 from .rollouts import sampling_seed
 
@@ -63,10 +63,10 @@ def read_conversations(source: Source, *, split: str | None = None, config: str 
 
 def _example(row: Mapping[str, Any]) -> Example:
     if "messages" in row or "completion" not in row:
-        messages = check_messages(row["messages"])
+        messages = messages_in_table(row["messages"])
     else:
         sides = [
-            (make(row[name]),) if isinstance(row[name], str) else check_messages(row[name], where=name)
+            (make(row[name]),) if isinstance(row[name], str) else messages_in_table(row[name], where=name)
             for name, make in (("prompt", user), ("completion", assistant))
         ]
         messages = (*sides[0], *sides[1])

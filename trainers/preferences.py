@@ -12,7 +12,7 @@ import numpy as np
 
 from ..agents import Datum
 from ..envs.datasets import BadData, Source, load_rows
-from ..messages import Message, assistant, check_messages, user
+from ..messages import Message, assistant, messages_in_table, user
 from ..renderers import Renderer, TrainOn
 
 Conversation = tuple[Message, ...]
@@ -113,8 +113,8 @@ def _pair(row: Mapping[str, Any]) -> Pair:
 
 def _completed(prompt: Any, reply: Any) -> tuple[Conversation, Message]:
     """Prompt and reply apart, from whichever of them holds messages."""
-    before = (user(prompt),) if isinstance(prompt, str) else check_messages(prompt or (), where="prompt")
-    said = (assistant(reply),) if isinstance(reply, str) else check_messages(reply, where="a reply")
+    before = (user(prompt),) if isinstance(prompt, str) else messages_in_table(prompt or (), where="prompt")
+    said = (assistant(reply),) if isinstance(reply, str) else messages_in_table(reply, where="a reply")
     whole = said if said[: len(before)] == before else (*before, *said)
     if len(whole) < 2 or whole[-1]["role"] != "assistant":
         raise ValueError("a prompt and a reply of the assistant's were expected")
@@ -133,7 +133,7 @@ def _dialogue(text: str) -> list[Message]:
 def _helpsteer(row: Mapping[str, Any]) -> Pair:
     """HelpSteer3: `overall_preference` from -3, the first is much better, to 3, the second is."""
     context = row["context"]
-    prompt = (user(context),) if isinstance(context, str) else check_messages(context, where="context")
+    prompt = (user(context),) if isinstance(context, str) else messages_in_table(context, where="context")
     verdict = float(row["overall_preference"])
     replies = [assistant(row["response1"]), assistant(row["response2"])]
     chosen, rejected = replies if verdict <= 0 else replies[::-1]

@@ -113,6 +113,26 @@ def ours_through_make() -> Contestant:
     return "", single(ours_made(), ours_actions()), 1
 
 
+def ours_in_turn() -> Contestant:
+    """16 one after the other, as `trainers.collect` plays them."""
+    actions = ours_actions()
+    envs = [ours_made().unwrapped for _ in range(COUNT)]
+    for env in envs:
+        env.reset(seed=0)
+
+    def burst(steps: int) -> int:
+        episodes = 0
+        for number in range(steps):
+            for index, env in enumerate(envs):
+                _, _, terminated, truncated, _ = env.step(actions[(number + 13 * index) % 240])
+                if terminated or truncated:
+                    env.reset()
+                    episodes += 1
+        return episodes
+
+    return "", burst, COUNT
+
+
 def ours_vector(asynchronous: bool) -> Contestant:
     from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
@@ -188,6 +208,7 @@ CONTESTANTS: dict[str, Callable[[], Contestant]] = {
     "gymnasium/sync": bare_vector,
     "loragym": ours,
     "loragym/make": ours_through_make,
+    "loragym/loop": ours_in_turn,
     "loragym/sync": partial(ours_vector, False),
     "loragym/async": partial(ours_vector, True),
     "gem": gem,
