@@ -19,7 +19,7 @@ help:
 	@echo "make test-slow  the proofs that take minutes"
 	@echo "make test-vllm  the tests of the engine vllm, in an environment of their own (3.5 GB, CPU)"
 	@echo "make bench      our engine against others and the machine's limits, some 10 minutes (bench-long: hours)"
-	@echo "make check      format, lint, types and the floors of the house"
+	@echo "make check      format, lint, types, the floors of the house, licences, known vulnerabilities"
 	@echo "make clean      remove caches and builds (not $(VENV), not runs/)"
 
 venv: $(STAMP)
@@ -76,6 +76,8 @@ check: $(STAMP)
 	@mkdir -p $(VENV)/src && ln -sfn $(CURDIR) $(VENV)/src/loragym
 	MYPYPATH=$(VENV)/src $(BIN)/mypy --package loragym
 	$(BIN)/python tests/floors.py
+	$(BIN)/python tests/licences.py
+	$(BIN)/python tests/vulnerabilities.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def report_errors(run: Callable[[], None]) -> int:
     """Runs and returns the exit code; what a user can put right is one line, not a traceback."""
     from .envs import BadEnvironment
+    from .envs.secrets import redacted_message
+    from .envs.transcript import ESCAPED
 
     try:
         run()
@@ -50,7 +52,8 @@ def report_errors(run: Callable[[], None]) -> int:
         return 130
     except (ValueError, OSError, ImportError, RuntimeError, NotImplementedError, BadEnvironment) as error:
         notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
-        print(f"loragym: {error}{notes}", file=sys.stderr)
+        # What was read may drive the terminal, and may hold a secret.
+        print(redacted_message(f"loragym: {error}{notes}").translate(ESCAPED), file=sys.stderr)
         return 1
     return 0
 
@@ -183,6 +186,7 @@ def _describe_check(parser: argparse.ArgumentParser) -> None:
 def _check(options: argparse.Namespace) -> None:
     from .envs import BadEnvironment
     from .envs.conformance import LAWS, try_laws
+    from .envs.secrets import redacted_message
 
     if options.list:
         for law in LAWS.values():
@@ -201,7 +205,8 @@ def _check(options: argparse.Namespace) -> None:
         broken += len(findings)
         print(f"{'BROKEN' if findings else 'ok':8}{LAWS[name].statement}")
         for finding in findings:
-            print("\n".join(f"{'':8}{line}" for line in textwrap.wrap(finding.sentence, 112)))
+            sentence = redacted_message(finding.sentence)
+            print("\n".join(f"{'':8}{line}" for line in textwrap.wrap(sentence, 112)))
     if tried < len(laws):
         print(f"{'':8}The other laws were not tried: put this one right first.")
     if broken:
@@ -298,7 +303,10 @@ def _render(options: argparse.Namespace) -> None:
         tools_from_openai,
     )
 
-    given = json.loads(options.conversation.read_text(encoding="utf-8"))
+    try:
+        given = json.loads(options.conversation.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{options.conversation} is no JSON ({error}); expected messages") from error
     given = given if isinstance(given, dict) else {"messages": given}
     messages, tools = from_openai(given.get("messages", ())), tools_from_openai(given.get("tools") or ())
     tokenizer = TextTokenizer(_tokenizer_of(options.model))
@@ -326,7 +334,9 @@ def find_policy(name: str) -> tuple[str, Path | None, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: the run has no checkpoint yet.
+        ValueError: what says so is damaged.
     """
+    from .envs.json_files import read_json_object
     from .trainers.checkpoints import ADAPTER_FILE, find_adapter
 
     folder = Path(name)
@@ -336,19 +346,23 @@ def find_policy(name: str) -> tuple[str, Path | None, dict[str, Any]]:
         return name, None, {}
     adapter = find_adapter(folder)
     if (folder / "config.json").is_file() and (folder / "checkpoints").is_dir():
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return config["model"], adapter, config
-    saved = json.loads((adapter / ADAPTER_FILE).read_text(encoding="utf-8"))
-    return saved["base_model_name_or_path"], adapter, {}
+        path, key = folder / "config.json", "model"
+        config = found = read_json_object(path, "is it the config of a run?")
+    else:
+        path, key = adapter / ADAPTER_FILE, "base_model_name_or_path"
+        config, found = {}, read_json_object(path, "use another adapter")
+    if not isinstance(found.get(key), str):
+        raise ValueError(f"{path} does not name the base model: {key} is {found.get(key)!r:.80}")
+    return found[key], adapter, config
 
 
 def training_prefix(config: dict[str, Any]) -> list[Message]:
     """What stood before each question in training, such as worked examples."""
     if "env" not in config or config.get("data"):
         return []
-    import gymnasium
+    from .envs.making import make_env
 
-    env = gymnasium.make(config["env"], disable_env_checker=True, **config["env_kwargs"])
+    env = make_env(config["env"], config.get("env_kwargs"))
     opening, _ = env.reset(seed=0)
     env.close()
     return list(opening[:-1])

@@ -22,6 +22,7 @@ from .lora import (
     Adapter,
     AdapterSwitch,
     LoraConfig,
+    adapted_modules,
     initial_adapter,
     load_peft_tensors,
     read_peft_config,
@@ -206,7 +207,9 @@ class BaseModel:
         saved = read_peft_config(Path(folder))
         targets = saved["target_modules"]
         linear = {n: m for n, m in self.model.named_modules() if isinstance(m, nn.Linear)}
-        named = {n: m for n, m in linear.items() if _matches(n, targets)}
+        # Not matched where it is a pattern: whoever wrote the file could keep us busy with one for ever.
+        there = adapted_modules(Path(folder), saved)
+        named = {n: m for n, m in linear.items() if (n in there if isinstance(targets, str) else _matches(n, targets))}
         if not named:
             raise ValueError(f"{folder} adapts {targets}, and no linear layer of {self.name} is called so")
         config = LoraConfig(
@@ -381,10 +384,6 @@ def _dtype(asked: str | torch.dtype, device: torch.device) -> torch.dtype:
     return dtypes[asked]
 
 
-def _matches(module: str, targets: list[str] | str) -> bool:
-    """PEFT's rule: a list names whole modules or their last parts, a string is a pattern or `all-linear`."""
-    import re
-
-    if isinstance(targets, str):
-        return targets == "all-linear" or re.fullmatch(targets, module) is not None
+def _matches(module: str, targets: list[str]) -> bool:
+    """PEFT's rule: a list names whole modules or their last parts."""
     return any(module == target or module.endswith(f".{target}") for target in targets)

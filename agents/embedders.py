@@ -54,7 +54,7 @@ class SentenceEmbedder:
             raise ImportError(
                 "embedding with a model needs the package sentence-transformers: pip install 'loragym[embeddings]'"
             ) from error
-        return SentenceTransformer(self.model, device=self.device)
+        return SentenceTransformer(self.model, device=self.device, trust_remote_code=False)
 
 
 def _remade(model: str, device: str | None, batch_size: int) -> SentenceEmbedder:

@@ -165,6 +165,11 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).is_file() or not index.is_file():
         return [folder / WEIGHTS]
     try:
-        return [folder / shard for shard in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if foreign := [
+            shard for shard in shards if not isinstance(shard, str) or Path(shard).name != shard or not shard
+        ]:
+            raise ValueError(f"{foreign[0]!r:.80} is no file's name")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ModelDamaged(f"{str(folder)!r}: {index.name} cannot be read ({error!r}); fetch it again") from error
+    return [folder / shard for shard in shards]

@@ -7,9 +7,8 @@ standard PEFT folder.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +19,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ..envs.json_files import read_json_object
+
 PEFT_PREFIX = "base_model.model."
 HEAD_NAME = "score"
 HEAD_WEIGHT = f"{PEFT_PREFIX}{HEAD_NAME}.weight"
 ADAPTER_FILE = "adapter_model.safetensors"
+_A_SUFFIX = ".lora_A.weight"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "expert")
 
@@ -227,11 +229,10 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
     path = folder / ADAPTER_CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no LoRA adapter: {ADAPTER_CONFIG_FILE} is missing")
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        kind, bias = config["peft_type"], config.get("bias", "none")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}); use another checkpoint") from error
+    config = read_json_object(path, "use another checkpoint")
+    if "peft_type" not in config:
+        raise ValueError(f"{path} is damaged: it has no peft_type; use another checkpoint")
+    kind, bias = config["peft_type"], config.get("bias", "none")
     extras = [name for name in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if config.get(name)]
     if kind != "LORA" or bias != "none" or extras:
         raise ValueError(
@@ -240,7 +241,55 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
         )
     if lacking := [name for name in ("r", "lora_alpha", "target_modules") if not config.get(name)]:
         raise ValueError(f"{path} is damaged: it has no {' and no '.join(lacking)}; use another checkpoint")
+    rank, alpha, targets = config["r"], config["lora_alpha"], config["target_modules"]
+    if type(rank) is not int or rank < 1 or isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        raise ValueError(f"{path} is damaged: r {rank!r:.80} and lora_alpha {alpha!r:.80} are numbers above 0")
+    if not 0 < alpha < 1e9:
+        raise ValueError(f"{path}: lora_alpha is a finite number above 0, got {alpha!r:.80}")
+    listed = isinstance(targets, list) and all(isinstance(target, str) for target in targets)
+    if not listed and not isinstance(targets, str):
+        raise ValueError(f"{path}: target_modules are names of modules or a pattern, got {targets!r:.80}")
     return config
+
+
+def adapted_modules(folder: Path, config: dict[str, Any]) -> set[str]:
+    """The modules that an adapter's file has tensors for; only the file's header is read.
+
+    Args:
+        folder: the adapter's.
+        config: what `read_peft_config` found there.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it is damaged, or of another rank than the configuration says.
+    """
+    found = set()
+    with _opened(folder / ADAPTER_FILE) as tensors:
+        for name in tensors.keys():  # noqa: SIM118 - the file is no mapping
+            module = name.removeprefix(PEFT_PREFIX).removesuffix(_A_SUFFIX)
+            if name != f"{PEFT_PREFIX}{module}{_A_SUFFIX}":
+                continue
+            shape = tensors.get_slice(name).get_shape()
+            if len(shape) != 2 or shape[0] != config["r"]:
+                raise ValueError(
+                    f"{folder}: {name} has the shape {tuple(shape)}, and {ADAPTER_CONFIG_FILE} says r {config['r']}; "
+                    "use another checkpoint"
+                )
+            found.add(module)
+    return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from safetensors import safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} holds no adapter weights: {path.name} is missing")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            yield opened
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); use another checkpoint") from error
 
 
 def load_peft_tensors(
@@ -251,17 +300,10 @@ def load_peft_tensors(
     Raises:
         ValueError: the file is damaged, or the adapter belongs to another base or has other targets or another rank.
     """
-    from safetensors import safe_open
-
     path = folder / ADAPTER_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no adapter weights: {ADAPTER_FILE} is missing")
-    try:
+    with _opened(path) as opened:
+        saved_base = (opened.metadata() or {}).get("loragym_base")
         tensors = load_file(path)
-        with safe_open(path, framework="pt") as opened:
-            saved_base = (opened.metadata() or {}).get("loragym_base")
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); use another checkpoint") from error
     if saved_base is not None and saved_base != fingerprint:
         raise ValueError(
             f"{path} was trained on another base model (fingerprint {saved_base}, this base has {fingerprint}); "
@@ -287,4 +329,17 @@ def load_peft_tensors(
             f"{len(unknown)} unknown {unknown[:2]}, {len(wrong)} of another shape {wrong[:2]}; "
             "load it on the base that it was trained on, with the rank and target modules of its adapter_config.json"
         )
+    if unfit := unfit_tensors(tensors):
+        raise ValueError(f"{path} is damaged: {unfit}; use another checkpoint")
     return tensors
+
+
+def unfit_tensors(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """Which of these tensors cannot be weights, in words; None if all can be."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            return f"{name} holds {str(tensor.dtype).removeprefix('torch.')}, floating-point numbers are expected"
+        # Not every narrow type has the operation itself.
+        if not torch.isfinite(tensor.double()).all():
+            return f"{name} holds numbers that are not finite"
+    return None

@@ -12,6 +12,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ..envs.json_files import read_json_object
+from .lora import unfit_tensors
+
 OPTIMIZER_FILE = "optimizer.safetensors"
 POLICY_FILE = "policy.json"
 _STATE = ("exp_avg", "exp_avg_sq", "step")
@@ -48,10 +51,11 @@ class AdamParams:
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
-    """An optimiser's state from disk: moments by tensor and part, and the number of updates."""
+    """An optimiser's state from disk: moments by tensor and part, the number of updates, and the moments' file."""
 
     moments: dict[str, torch.Tensor]
     version: int
+    path: Path
 
 
 class Adam:
@@ -143,19 +147,49 @@ class Adam:
                 raise FileNotFoundError(
                     f"{folder} has no {needed}; to take its adapter without the optimiser: with_optimizer=False"
                 )
+        version = read_json_object(folder / POLICY_FILE, "use another checkpoint").get("version")
+        if type(version) is not int or version < 0:
+            raise ValueError(f"{folder / POLICY_FILE} is damaged: version is {version!r:.80}; use another checkpoint")
+        path = folder / OPTIMIZER_FILE
         try:
-            version = int(json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))["version"])
-            return SavedState(load_file(folder / OPTIMIZER_FILE), version)
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder} is damaged ({error}); use another checkpoint") from error
+            moments = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}); use another checkpoint") from error
+        if unfit := unfit_tensors(moments):
+            raise ValueError(f"{path} is damaged: {unfit}; use another checkpoint")
+        return SavedState(moments, version, path)
+
+    def check(self, saved: SavedState) -> None:
+        """Sees that what `read` found belongs to these tensors.
+
+        Raises:
+            ValueError: it does not.
+        """
+        expected = {
+            f"{name}.{part}": torch.Size() if part == "step" else tensor.shape
+            for name, tensor in self.tensors.items()
+            for part in _STATE
+        }
+        for name, moment in saved.moments.items():
+            if name not in expected or moment.shape != expected[name]:
+                there = f"of the shape {tuple(moment.shape)}"
+                wanted = f"{tuple(expected[name])} is expected" if name in expected else "there is no such weight"
+                raise ValueError(f"{saved.path} does not fit {self.owner}: {name} is {there}, and {wanted}")
+            if name.endswith((".exp_avg_sq", ".step")) and (moment < 0).any():
+                raise ValueError(f"{saved.path} is damaged: {name} is below 0; use another checkpoint")
 
     def restore(self, saved: SavedState) -> None:
-        """Takes back what `read` found, for the tensors that it has moments of."""
+        """Takes back what `read` found, for the tensors that it has moments of.
+
+        Raises:
+            ValueError: see `check`.
+        """
+        self.check(saved)
         for name, tensor in self.tensors.items():
             parts = {part: saved.moments.get(f"{name}.{part}") for part in _STATE}
             if all(value is not None for value in parts.values()):
                 self._adamw.state[tensor] = {
-                    part: value if part == "step" else value.to(tensor.device)  # type: ignore[union-attr]
+                    part: value.float() if part == "step" else value.to(tensor)  # type: ignore[union-attr]
                     for part, value in parts.items()
                 }
         self.version = saved.version

@@ -285,6 +285,8 @@ class LoraPolicy:
         """
         folder = Path(folder)
         saved = self.optimizer.read(folder) if with_optimizer else None
+        if saved is not None:
+            self.optimizer.check(saved)
         self.load_adapter(folder)
         if saved is not None:
             self.optimizer.restore(saved)

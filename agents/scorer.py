@@ -136,6 +136,8 @@ class LoraScorer:
             FileNotFoundError, ValueError: a file is missing or damaged, or belongs to another base.
         """
         saved = self.optimizer.read(Path(folder)) if with_optimizer else None
+        if saved is not None:
+            self.optimizer.check(saved)
         self.load_adapter(folder)
         if saved is not None:
             self.optimizer.restore(saved)

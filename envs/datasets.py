@@ -65,7 +65,8 @@ def load_rows(source: Source, *, split: str | None = None, config: str | None = 
     path = Path(source).expanduser()
     if path.exists():
         files = _files(path, split, config)
-        return _read_files(files, tuple(file.stat().st_mtime_ns for file in files))
+        rows = _read_files(files, tuple(file.stat().st_mtime_ns for file in files))
+        return rows if isinstance(rows, list) else StoredRows(rows, str(path))
     if path.suffix in _READERS or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)):
         raise DataNotFound(f"there is no file or folder {source}; {HOW_TO_SUPPLY}")
     return _from_hub(str(source), split, config)
@@ -83,8 +84,9 @@ def text_of(row: Mapping[str, Any], *names: str, where: str) -> str:
     """The text in the first of these columns that the row has.
 
     Raises:
-        BadData: it has none of them, or something else than text stands there.
+        BadData: it has none of them, or something else than text stands there, or it is no row.
     """
+    row = as_row(row, where)
     name = next((name for name in names if row.get(name) is not None), None)
     if name is None:
         raise BadData(f"{where}: a row has the columns {sorted(row)}; one of {list(names)} was expected")
@@ -92,6 +94,55 @@ def text_of(row: Mapping[str, Any], *names: str, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadData(f"{where}: column {name!r} holds {value!r:.80}; text was expected")
     return str(value)
+
+
+class StoredRows(Sequence[Mapping[str, Any]]):
+    """Rows that stay on disk; what is damaged in them shows when a row is asked for.
+
+    Attributes:
+        fingerprint: tells a data set of the hub from any other; None for files.
+    """
+
+    def __init__(self, rows: Any, where: str, fingerprint: str | None = None) -> None:
+        self._rows, self._where, self.fingerprint = rows, where, fingerprint
+
+    @property
+    def column_names(self) -> list[str]:
+        """The columns that each row has."""
+        names: list[str] = self._rows.column_names
+        return names
+
+    def columns(self, names: Sequence[str]) -> Mapping[str, Sequence[Any]]:
+        """These columns alone, whole: what else a large data set holds is not read from the disk."""
+        try:
+            table: Mapping[str, Sequence[Any]] = self._rows.select_columns(list(names))[:]
+        except Exception as error:
+            raise BadData(f"{self._where}: cannot be read ({type(error).__name__}: {error})") from error
+        return table
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        try:
+            return self._rows[index]
+        except IndexError:
+            raise
+        except Exception as error:
+            raise BadData(f"{self._where}, row {index}: cannot be read ({type(error).__name__}: {error})") from error
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        rows = iter(self._rows)
+        for number in range(len(self)):
+            try:
+                row = next(rows)
+            except Exception as error:
+                raise BadData(
+                    f"{self._where}, row {number}: cannot be read ({type(error).__name__}: {error})"
+                ) from error
+            yield row
 
 
 _READERS: dict[str, Callable[[Path], Rows]] = {}
@@ -109,7 +160,7 @@ def _reader(*suffixes: str) -> Callable[[Callable[[Path], Rows]], Callable[[Path
 def _read_jsonl(path: Path) -> Rows:
     # Not splitlines(): JSON strings may hold other line separators, such as U+2028, as they are.
     lines = enumerate(_text(path).split("\n"), 1)
-    return [_row(_parsed(line, f"{path}:{at}"), f"{path}:{at}") for at, line in lines if line.strip()]
+    return [as_row(_parsed(line, f"{path}:{at}"), f"{path}:{at}") for at, line in lines if line.strip()]
 
 
 @_reader(".json")
@@ -117,7 +168,7 @@ def _read_json(path: Path) -> Rows:
     found = _parsed(_text(path), str(path))
     if not isinstance(found, list):
         raise BadData(f"{path}: a list of objects was expected, not {type(found).__name__}")
-    return [_row(row, f"{path}: entry {number}") for number, row in enumerate(found)]
+    return [as_row(row, f"{path}: entry {number}") for number, row in enumerate(found)]
 
 
 @_reader(".parquet")
@@ -144,8 +195,13 @@ def _parsed(text: str, where: str) -> Any:
         raise BadData(f"{where} is not JSON ({error}): {text[:80]!r}") from error
 
 
-def _row(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
+def as_row(value: Any, where: str) -> Mapping[str, Any]:
+    """`value`, if it is a row.
+
+    Raises:
+        BadData: it has no columns.
+    """
+    if not isinstance(value, Mapping):
         raise BadData(f"{where}: an object with a value for each column was expected, not {value!r:.80}")
     return value
 
@@ -184,7 +240,10 @@ def _read_files(files: tuple[Path, ...], changes: tuple[int, ...]) -> Rows:
 
 def _saved(folder: Path) -> Rows:
     datasets = _datasets(f"reading {folder}")
-    found = datasets.load_from_disk(str(folder))
+    try:
+        found = datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise BadData(f"{folder} cannot be read as a saved data set: {type(error).__name__}: {error}") from error
     if isinstance(found, datasets.DatasetDict):
         return _only_split(found, str(folder))
     rows: Rows = found
@@ -205,10 +264,8 @@ def _from_hub(name: str, split: str | None, config: str | None) -> Rows:
             f"the data set {name} is no local path, and the hub gave none of that name ({type(error).__name__}: "
             f"{error}). Without a network, {HOW_TO_SUPPLY}"
         ) from error
-    if isinstance(found, Mapping):
-        return _only_split(found, name)
-    rows: Rows = found
-    return rows
+    rows = _only_split(found, name) if isinstance(found, Mapping) else found
+    return StoredRows(rows, name, getattr(rows, "_fingerprint", None))
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
+from .secrets import redacted, redacted_message
+
 TextEnvironment = gymnasium.Env[Any, Any]
 
 
@@ -28,8 +30,9 @@ def make_env(env_id: str | EnvSpec, kwargs: Mapping[str, Any] | None = None) -> 
         return gymnasium.make(env_id, disable_env_checker=True, **dict(kwargs or {}))
     except (gymnasium.error.Error, TypeError, ValueError, ImportError) as error:
         raise ValueError(
-            f"cannot make the environment {name!r} with {dict(kwargs or {})}: {error}. An environment of your own is "
-            "named as 'your_module:YourId-v0', so that the module that registers it is imported"
+            f"cannot make the environment {name!r} with {redacted(dict(kwargs or {}))}: "
+            f"{redacted_message(str(error))}. An environment of your own is named as 'your_module:YourId-v0', so that "
+            "the module that registers it is imported"
         ) from error
 
 

@@ -21,7 +21,7 @@ MAX_LISTED = 250_000
 
 def hash_position(name: str) -> float:
     """Where `name` falls in the unit interval: uniform over names, the same always."""
-    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 

@@ -10,12 +10,12 @@ from ..messages import Message
 
 _CONTROL_CODES = (set(range(0x20)) | set(range(0x7F, 0xA0))) - {ord("\n"), ord("\t")}
 # A model must not be able to drive the reader's terminal.
-_ESCAPED = {code: f"\\x{code:02x}" for code in _CONTROL_CODES}
+ESCAPED = {code: f"\\x{code:02x}" for code in _CONTROL_CODES}
 
 
 def transcript(messages: Iterable[Message]) -> str:
     """The messages as text, one paragraph each, headed by the role; control characters are shown escaped."""
-    return "\n".join("\n".join(_lines(message)) for message in messages).translate(_ESCAPED)
+    return "\n".join("\n".join(_lines(message)) for message in messages).translate(ESCAPED)
 
 
 def _lines(message: Message) -> Iterator[str]:

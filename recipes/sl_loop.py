@@ -22,6 +22,7 @@ import tyro
 from loragym.agents import AdamParams, BaseModel, Datum, LoraConfig, LoraPolicy
 from loragym.messages import Message, assistant
 from loragym.renderers import TrainOn, get_renderer
+from loragym.trainers.conversations import read_conversations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +110,7 @@ def additions(count: int) -> list[list[Message]]:
 
 
 def read(path: Path) -> list[list[Message]]:
-    return [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    return [list(example.messages) for example in read_conversations(path)]
 
 
 if __name__ == "__main__":

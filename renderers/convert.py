@@ -31,7 +31,7 @@ def from_openai(messages: Iterable[Mapping[str, Any]]) -> list[Message]:
     Raises:
         ValueError: a message cannot be one of ours (an image, say, or arguments that are no JSON); it names which.
     """
-    return [_inward(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    return [_inward(message, f"messages[{index}]") for index, message in enumerate(_listed(messages, "messages"))]
 
 
 from_hugging_face = from_openai
@@ -49,17 +49,17 @@ def tools_from_openai(tools: Iterable[Mapping[str, Any]]) -> list[ToolSpec]:
         ValueError: a tool has no name.
     """
     found: list[ToolSpec] = []
-    for index, tool in enumerate(tools):
-        function = tool.get("function", tool)
+    for index, tool in enumerate(_listed(tools, "tools")):
+        function = tool.get("function", tool) if isinstance(tool, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise ValueError(f"tools[{index}] has no name: {tool!r:.200}")
-        found.append(
-            {
-                "name": function["name"],
-                "description": function.get("description") or "",
-                "parameters": dict(function.get("parameters") or {"type": "object", "properties": {}}),
-            }
-        )
+        description = function.get("description") or ""
+        parameters = function.get("parameters") or {"type": "object", "properties": {}}
+        if not isinstance(description, str) or not isinstance(parameters, Mapping):
+            raise ValueError(
+                f"tools[{index}]: a description is text and parameters are a JSON schema, got {tool!r:.200}"
+            )
+        found.append({"name": function["name"], "description": description, "parameters": dict(parameters)})
     return found
 
 
@@ -79,10 +79,19 @@ def _call_outward(call: ToolCall, as_text: bool) -> dict[str, Any]:
     return {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": arguments}}
 
 
-def _inward(message: Mapping[str, Any], where: str) -> Message:
-    role = {"developer": "system", "function": "tool"}.get(message.get("role", ""), message.get("role"))
+def _listed(given: Any, what: str) -> Iterable[Any]:
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        raise ValueError(f"{what}: expected a list of objects, got {given!r:.200}")
+    return given
+
+
+def _inward(message: Any, where: str) -> Message:
+    if not isinstance(message, Mapping):
+        raise ValueError(f"{where}: expected an object with role and content, got {message!r:.200}")
+    role = message.get("role")
+    role = {"developer": "system", "function": "tool"}.get(role, role) if isinstance(role, str) else None
     if role not in ROLES:
-        raise ValueError(f"{where}: role is one of {ROLES}, got {message.get('role')!r}")
+        raise ValueError(f"{where}: role is one of {ROLES}, got {message.get('role')!r:.80}")
     made: dict[str, Any] = {"role": role, "content": _text(message.get("content"), where)}
     made |= {key: message[key] for key in ("name", "tool_call_id", "trainable") if message.get(key) is not None}
     thinking = next((message[key] for key in _THINKING if isinstance(message.get(key), str)), "")
@@ -91,7 +100,7 @@ def _inward(message: Mapping[str, Any], where: str) -> Message:
     if message.get("tool_calls"):
         made["tool_calls"] = [
             _call_inward(call, f"{where}.tool_calls[{number}]", number)
-            for number, call in enumerate(message["tool_calls"])
+            for number, call in enumerate(_listed(message["tool_calls"], f"{where}.tool_calls"))
         ]
     return cast(Message, made)
 
@@ -108,13 +117,15 @@ def _text(content: Any, where: str) -> str:
     return "".join(part["text"] for part in parts)
 
 
-def _call_inward(call: Mapping[str, Any], where: str, number: int) -> ToolCall:
-    function = call.get("function", call)
+def _call_inward(call: Any, where: str, number: int) -> ToolCall:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping):
+        raise ValueError(f"{where}: a call has a name and an object of arguments, got {call!r:.200}")
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: arguments are no JSON ({error}): {arguments!r:.200}") from error
     if not isinstance(arguments, dict) or not isinstance(function.get("name"), str):
         raise ValueError(f"{where}: a call has a name and an object of arguments, got {call!r:.200}")

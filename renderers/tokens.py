@@ -271,19 +271,31 @@ def _open_path(path: Path) -> tuple[Tokenizer, _Config]:
     file, beside, template_file = _files(path)
     if not file.is_file():
         raise FileNotFoundError(f"no tokenizer at {file}; expected a tokenizer.json or a folder that holds one")
-    backend = Tokenizer.from_file(str(file))
-    config = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-    named = _named(config)
+    try:
+        backend = Tokenizer.from_file(str(file))
+    except Exception as error:  # what the library raises has no type of its own
+        raise ValueError(f"{file} is no tokenizer that can be read ({error}); copy the model's there") from error
+    try:
+        config = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+        named = _named(config)
+        template = template_file.read_text(encoding="utf-8") if template_file.is_file() else config.get("chat_template")
+        chosen = _default_template(template)
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{beside} or {template_file.name} beside it is damaged ({type(error).__name__}: {error}); copy the model's"
+        ) from error
     eos_text = named.get("eos_token")
-    template = template_file.read_text(encoding="utf-8") if template_file.is_file() else config.get("chat_template")
-    return backend, _Config(_default_template(template), backend.token_to_id(eos_text) if eos_text else None, named)
+    return backend, _Config(chosen, backend.token_to_id(eos_text) if eos_text else None, named)
 
 
 def _default_template(template: Any) -> str | None:
     """Some tokenizers carry several templates by name, as a dictionary or as a list of name and template."""
     if isinstance(template, list):
         template = {entry["name"]: entry["template"] for entry in template}
-    return template.get("default") if isinstance(template, dict) else template
+    chosen = template.get("default") if isinstance(template, dict) else template
+    if not isinstance(chosen, str | None):
+        raise TypeError(f"a chat template is text, got {chosen!r:.80}")
+    return chosen
 
 
 class _Plain(NamedTuple):

@@ -521,7 +521,8 @@ def test_a_sentence_embedder_loads_its_model_when_asked_and_travels_by_name(monk
     loaded = []
 
     class Model:
-        def __init__(self, name: str, device: str | None = None) -> None:
+        def __init__(self, name: str, device: str | None = None, trust_remote_code: bool = True) -> None:
+            assert not trust_remote_code
             loaded.append((name, device))
 
         def encode(self, texts: list[str], **options: Any) -> np.ndarray:

@@ -85,11 +85,13 @@ class CheckpointStore:
         try:
             entries = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
             for name, entry in entries.items():
+                if Path(name).is_absolute() or ".." in Path(name).parts:
+                    return f"its {MANIFEST_FILE} names {name!r:.80}, which is not in it"
                 if not (folder / name).is_file():
                     return f"{name} is missing"
                 if (folder / name).stat().st_size != entry["bytes"] or _digest(folder / name) != entry["sha256"]:
                     return f"{name} is not what was written"
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return f"its {MANIFEST_FILE} cannot be read ({error})"
         return None
 

@@ -19,6 +19,8 @@ from .playground import PlayConfig
 C = TypeVar("C")
 P = TypeVar("P", bound=PlayConfig)
 FILE_OPTION = "--config"
+MAX_PARTS = 100_000
+"""How many values a config file may hold, those counted each time that an alias repeats."""
 HELP = """
 
 Fields may also come from a YAML or TOML file: --config FILE. The command line overrules the file."""
@@ -39,7 +41,12 @@ def config_from(default: C, *, prog: str, description: str | None, argv: Sequenc
     arguments = list(sys.argv[1:] if argv is None else argv)
     while (found := _take_file(arguments)) is not None:
         default = with_file(default, found)
-    return tyro.cli(type(default), default=default, prog=prog, description=(description or "") + HELP, args=arguments)
+    try:
+        return tyro.cli(
+            type(default), default=default, prog=prog, description=(description or "") + HELP, args=arguments
+        )
+    except AssertionError as error:  # how tyro refuses a shell that it has no completion for
+        raise ValueError(f"{prog} {' '.join(arguments)}: {error}") from error
 
 
 def play_config(defaults: P, recipe: str, description: str | None, argv: Sequence[str] | None) -> P:
@@ -117,7 +124,37 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise ValueError(f"cannot read the config file {path}: {error}") from error
     if not isinstance(found, Mapping):
         raise ValueError(f"{path}: expected fields with their values, got {type(found).__name__}")
+    try:
+        _check_parts(found, str(path), [])
+    except RecursionError as error:
+        raise ValueError(f"{path} holds values within values without end") from error
     return found
+
+
+def _check_parts(value: Any, where: str, seen: list[None]) -> None:
+    """Refuses what JSON cannot hold, for that is how a run keeps its config, and what has no end.
+
+    Raises:
+        ValueError: the message names the place.
+    """
+    seen.append(None)
+    if len(seen) > MAX_PARTS:
+        raise ValueError(f"{where.partition(': ')[0]} holds more than {MAX_PARTS:,} values once aliases are followed")
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if not isinstance(name, str):
+                raise ValueError(f"{where}: a name is a text, got {name!r:.80}; put it into quotes")
+            _check_parts(inner, f"{where}: {name}", seen)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_parts(inner, where, seen)
+    elif isinstance(value, int) and value.bit_length() > 64:
+        raise ValueError(f"{where} is a whole number of {value.bit_length()} bits; at most 64 are expected")
+    elif not isinstance(value, str | int | float | None):
+        raise ValueError(
+            f"{where} is {value!r:.80}, of type {type(value).__name__}; expected a text, a number, a truth value, a "
+            "list or names with values"
+        )
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:

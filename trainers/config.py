@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ..agents import AdamParams, BaseModel, LoraConfig, LoraPolicy
 from ..agents.lora import read_peft_config
@@ -63,6 +63,10 @@ class RunConfig:
     """How many of the newest checkpoints to keep."""
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{field.name.replace('_', '-')} is a finite number, got {value}")
         for name in ("save_every", "keep_checkpoints", "lora_rank"):
             at_least(self, name, 1)
         at_least(self, "rise_steps", 0)
@@ -104,13 +108,13 @@ class RunConfig:
 
 def at_least(config: object, name: str, least: float) -> None:
     """Raises ValueError if the field is below `least`."""
-    if getattr(config, name) < least:
+    if not getattr(config, name) >= least:
         raise ValueError(f"{name.replace('_', '-')} is at least {least}, got {getattr(config, name)}")
 
 
 def at_most(config: object, name: str, most: float) -> None:
     """Raises ValueError if the field is above `most`."""
-    if getattr(config, name) > most:
+    if not getattr(config, name) <= most:
         raise ValueError(f"{name.replace('_', '-')} is at most {most}, got {getattr(config, name)}")
 
 

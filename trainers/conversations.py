@@ -11,8 +11,16 @@ import gymnasium
 
 from ..agents import Datum
 from ..envs import checked_reset, checked_step, env_attribute
-from ..envs.datasets import BadData, Source, load_rows
-from ..messages import Message, ToolSpec, as_reply, assistant, messages_in_table, user, without_stop_reason
+from ..envs.datasets import BadData, Source, as_row, load_rows
+from ..messages import (
+    Message,
+    ToolSpec,
+    as_reply,
+    assistant,
+    messages_in_table,
+    user,
+    without_stop_reason,
+)
 from ..renderers import LengthLimit, Renderer, TrainOn, build_supervised_examples
 from .rollouts import sampling_seed
 
@@ -50,11 +58,11 @@ def read_conversations(source: Source, *, split: str | None = None, config: str 
     examples = []
     for number, row in enumerate(load_rows(source, split=split, config=config), 1):
         try:
-            examples.append(_example(row))
+            examples.append(_example(as_row(row, f"{where}, row {number}")))
         except (ValueError, TypeError, KeyError) as error:
             raise BadData(
                 f'{where}, row {number}: expected {{"messages": [{{"role": ..., "content": ...}}]}}, '
-                f"got {str(dict(row))[:120]} ({type(error).__name__}: {error})"
+                f"got {row!r:.120} ({type(error).__name__}: {error})"
             ) from error
     if not examples:
         raise BadData(f"{where} holds no conversation")

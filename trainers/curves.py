@@ -91,7 +91,7 @@ def plot_runs(paths: Sequence[str | Path], picture: str | Path, *, panels: Seque
 
 
 def _series(rows: Sequence[dict[str, Any]], metric: str) -> tuple[list[int], list[float]]:
-    points = [(row["step"], row[metric]) for row in rows if row.get(metric) is not None]
+    points = [(row["step"], row[metric]) for row in rows if isinstance(row.get(metric), int | float)]
     return [int(step) for step, _ in points], [float(np.float64(value)) for _, value in points]
 
 

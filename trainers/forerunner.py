@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..envs.json_files import read_json_object
+from ..envs.secrets import redacted_texts
+from ..messages import check_messages
 from .rollouts import Episode, EpisodeGroup, Sampler, Task, Turn
 
 QUEUE_FILE = "queue.json"
@@ -100,13 +103,13 @@ class Forerunner:
             ValueError: the file is damaged.
         """
         path = folder / QUEUE_FILE
+        rows = read_json_object(path, "use another checkpoint")
         try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
             batches = {
                 int(step): Batch([_from_json(group) for group in row["groups"]], int(row["version"]))
                 for step, row in rows.items()
             }
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); use another checkpoint") from error
         self._batches = {step: _done(batch) for step, batch in batches.items()}
 
@@ -124,17 +127,44 @@ def _done(batch: Batch) -> Future[Batch]:
 
 
 def _as_json(group: EpisodeGroup) -> dict[str, Any]:
-    """A group as JSON, less its task's arguments: those are the run's."""
-    return {**dataclasses.asdict(group), "task": [group.task.env_id, group.task.seed, group.task.options]}
+    """A group as JSON, less its task's arguments, which are the run's, and less secrets in what was said."""
+    return redacted_texts(
+        {**dataclasses.asdict(group), "task": [group.task.env_id, group.task.seed, group.task.options]}
+    )
 
 
 def _from_json(row: dict[str, Any]) -> EpisodeGroup:
     env_id, seed, options = row["task"]
-    episodes: Sequence[dict[str, Any]] = row["episodes"]
+    _require("task", type(seed) is int and isinstance(env_id, str) and isinstance(options, dict | None), row["task"])
+    _require("errors", _all_of(str, row["errors"]), row["errors"])
+    for name in ("num_dropped", "num_retries"):
+        _require(name, type(row[name]) is int, row[name])
+    episodes = [_episode(episode) for episode in row["episodes"]]
     return EpisodeGroup(
-        Task(env_id, {}, seed, options),
-        [Episode(**{**episode, "turns": [Turn(**turn) for turn in episode["turns"]]}) for episode in episodes],
-        row["errors"],
-        row["num_dropped"],
-        row["num_retries"],
+        Task(env_id, {}, seed, options), episodes, row["errors"], row["num_dropped"], row["num_retries"]
     )
+
+
+def _episode(row: dict[str, Any]) -> Episode:
+    episode = Episode(**{**row, "turns": [Turn(**turn) for turn in row["turns"]]})
+    for turn in episode.turns:
+        _require("prompt", _all_of(int, turn.prompt), turn.prompt)
+        _require("tokens", _all_of(int, turn.tokens), turn.tokens)
+        _require("logprobs", _all_of((int, float), turn.logprobs), turn.logprobs)
+        _require("logprobs", len(turn.logprobs) == len(turn.tokens), len(turn.logprobs))
+        _require("reward", _all_of((int, float), [turn.reward]), turn.reward)
+    _require("metrics", isinstance(episode.metrics, dict), episode.metrics)
+    _require("metrics", _all_of((int, float), list(episode.metrics.values())), episode.metrics)
+    _require("group_reward", _all_of((int, float), [episode.group_reward]), episode.group_reward)
+    _require("stop_reason", isinstance(episode.stop_reason, str), episode.stop_reason)
+    check_messages(episode.messages)
+    return episode
+
+
+def _all_of(kind: type | tuple[type, ...], values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(v, kind) and not isinstance(v, bool) for v in values)
+
+
+def _require(name: str, holds: bool, value: Any) -> None:
+    if not holds:
+        raise ValueError(f"{name} is {value!r:.80}")

@@ -161,10 +161,19 @@ def load_config(model: str | Path) -> PretrainedConfig:
 
     Raises:
         OSError: there is no such model.
+        ValueError: its configuration is damaged.
     """
     from transformers import AutoConfig
 
     from ..agents.bundled import BUNDLED, fetch_bundled
 
-    config: PretrainedConfig = AutoConfig.from_pretrained(fetch_bundled(str(model)) if str(model) in BUNDLED else model)
+    folder = fetch_bundled(str(model)) if str(model) in BUNDLED else model
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file makes transformers raise whatever its many layers raise
+        raise ValueError(
+            f"the configuration of {str(model)!r} cannot be used: {type(error).__name__}: {error}"
+        ) from error
     return config

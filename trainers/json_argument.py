@@ -7,15 +7,19 @@ from typing import Any
 
 from tyro.constructors import PrimitiveConstructorSpec
 
+from ..envs.secrets import redacted_message
+
 
 def _argument(kind: type, name: str, example: str) -> PrimitiveConstructorSpec[Any]:
     def parse(args: list[str]) -> Any:
         try:
             value = json.loads(args[0])
         except ValueError as error:
-            raise ValueError(f"expected a JSON {name} such as {example}, got {args[0]!r} ({error})") from None
+            raise ValueError(
+                f"expected a JSON {name} such as {example}, got {redacted_message(args[0])!r} ({error})"
+            ) from None
         if not isinstance(value, kind):
-            raise ValueError(f"expected a JSON {name} such as {example}, got {args[0]!r}")
+            raise ValueError(f"expected a JSON {name} such as {example}, got {redacted_message(args[0])!r}")
         return value
 
     return PrimitiveConstructorSpec(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ..agents import LoraPolicy
@@ -44,12 +45,16 @@ class League:
         Raises:
             FileNotFoundError, ValueError: an adapter is damaged.
         """
+        members = {}
+        for path in sorted(folder.glob(f"*/{ADAPTER_FILE}")):
+            if not re.fullmatch(r"[0-9]{6,12}", path.parent.name) or int(path.parent.name) in members:
+                raise ValueError(
+                    f"{path.parent} is not called by the step of a league's member; use another checkpoint"
+                )
+            members[int(path.parent.name)] = path.parent
         for step in list(self.members):
             self.policy.base.remove_lora(_name(step))
-        self.members = {
-            int(path.parent.name): self.policy.base.load_lora(_name(int(path.parent.name)), path.parent)
-            for path in sorted(folder.glob(f"*/{ADAPTER_FILE}"))
-        }
+        self.members = {step: self.policy.base.load_lora(_name(step), path) for step, path in members.items()}
 
     def zero_grad(self) -> None:
         """It has no gradients."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from ..envs.json_files import read_json_object
+
 VALUES_FILE = "values.json"
+MOST = sys.float_info.max
 
 
 class Learner(Protocol):
@@ -59,11 +63,11 @@ class Learners:
             FileNotFoundError, ValueError: a file is missing or damaged.
         """
         path = folder / VALUES_FILE
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            self.values.update({str(name): float(value) for name, value in values.items()})
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged ({error}); use another checkpoint") from error
+        values = read_json_object(path, "use another checkpoint")
+        for name, value in values.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST:
+                raise ValueError(f"{path} is damaged: {name!r:.40} is {value!r:.80}; use another checkpoint")
+        self.values.update({name: float(value) for name, value in values.items()})
         self.first.load_state(folder)
         for name, other in self.others.items():
             other.load_state(folder / name)

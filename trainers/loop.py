@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from .config import RunConfig
 from .display import Column, StepTable
 from .learners import Learner
-from .run_directory import RunDirectory, read_metrics
+from .run_directory import RunDirectory, RunError, read_metrics
 
 
 class Interrupted(KeyboardInterrupt):
@@ -77,7 +77,7 @@ def conduct(config: RunConfig, make: Callable[[], Trainer], columns: Sequence[Co
             final = trainer.evaluate()
         finally:
             trainer.close()
-        elapsed = read_metrics(run.path)[-1]["time/elapsed"]
+        elapsed = elapsed_seconds(read_metrics(run.path))
         run.log(trainer.total_steps, {**final, "time/elapsed": elapsed})
         summary = trainer.summarize(read_metrics(run.path), final)
         run.finish({**summary, "minutes": elapsed / 60, "peak_memory_mib": peak_memory_mib()})
@@ -87,8 +87,16 @@ def conduct(config: RunConfig, make: Callable[[], Trainer], columns: Sequence[Co
 
 def held_out_figures(rows: Sequence[dict[str, Any]], step: int) -> dict[str, float]:
     """The evaluation that was logged in a step's row."""
-    row = next(row for row in rows if row["step"] == step)
+    row = next((row for row in rows if row["step"] == step), None)
+    if row is None:
+        raise RunError(f"metrics.jsonl has no row of step {step}, so the run cannot be summed up; was it edited?")
     return {name: value for name, value in row.items() if name.startswith("test/")}
+
+
+def elapsed_seconds(rows: Sequence[dict[str, Any]]) -> float:
+    """How long a run has taken so far, from its logged rows."""
+    known = rows[-1].get("time/elapsed") if rows else None
+    return float(known) if isinstance(known, int | float) and not isinstance(known, bool) else 0.0
 
 
 def run_steps(
@@ -107,7 +115,7 @@ def run_steps(
         learner.load_state(folder)
     run.start(start)
     rows = read_metrics(run.path)
-    before = rows[-1]["time/elapsed"] if rows else 0.0
+    before = elapsed_seconds(rows)
     began = time.monotonic()
     saved = done = start
     version = learner.version

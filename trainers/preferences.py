@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..agents import Datum
-from ..envs.datasets import BadData, Source, load_rows
+from ..envs.datasets import BadData, Source, as_row, load_rows
 from ..messages import Message, assistant, messages_in_table, user
 from ..renderers import Renderer, TrainOn
 
@@ -60,13 +61,13 @@ def read_pairs(source: Source, *, split: str | None = None, config: str | None =
     Raises:
         DataNotFound, BadData: there are none, or a row is no pair; the error names the row and the forms that are.
     """
-    where = source if isinstance(source, str) else "the pairs"
+    where = source if isinstance(source, str | os.PathLike) else "the pairs"
     pairs = []
     for number, row in enumerate(load_rows(source, split=split, config=config)):
         try:
-            pairs.append(_pair(row))
+            pairs.append(_pair(as_row(row, f"{where}, row {number}")))
         except (ValueError, TypeError, KeyError) as error:
-            raise BadData(f"{where}, row {number}: {FORMS}; got {str(dict(row))[:200]} ({error})") from error
+            raise BadData(f"{where}, row {number}: {FORMS}; got {row!r:.200} ({error})") from error
     if not pairs:
         raise BadData(f"{where} holds no pair")
     return pairs

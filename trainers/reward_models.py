@@ -5,7 +5,6 @@ They fit `RewardModel-v0` (`scorer=`) and `Pairwise-v0` (`comparer=`), and work 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -13,9 +12,10 @@ from typing import Any, Self
 import numpy as np
 
 from ..agents import BaseModel, Datum, LoraPolicy, LoraScorer
+from ..agents.lora import read_peft_config
 from ..messages import Message, assistant, user
 from ..renderers import Renderer, TrainOn, get_renderer
-from .checkpoints import ADAPTER_FILE, find_adapter
+from .checkpoints import find_adapter
 from .preferences import Pair
 
 Conversation = Sequence[Message]
@@ -106,8 +106,7 @@ def load_reward_model(
         FileNotFoundError, ValueError: there is none that fits this base.
     """
     folder = find_adapter(path)
-    saved = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
-    if saved.get("task_type") == "SEQ_CLS":
+    if read_peft_config(folder).get("task_type") == "SEQ_CLS":
         return ScalarRewardModel(base.load_scorer(name, folder), renderer)
     return JudgeRewardModel(base.load_lora(name, folder), base, renderer)
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..agents import Completion, SamplingParams
 from ..envs import GroupScore, checked_group_score, checked_reset, checked_step, env_attribute, scores_groups
+from ..envs.secrets import redacted, redacted_message
 from ..messages import Message, Reply, without_stop_reason
 from ..renderers import Renderer
 
@@ -218,7 +219,8 @@ def stream(
             except Exception as error:
                 if retries is None:
                     raise
-                groups[index].errors.append("\n".join([f"{type(error).__name__}: {error}", *error.__notes__]))
+                said = "\n".join([f"{type(error).__name__}: {error}", *error.__notes__])
+                groups[index].errors.append(redacted_message(said))
                 player.env.close()
                 if player.attempts >= retries:
                     groups[index].num_dropped += 1
@@ -324,7 +326,7 @@ class _Player:
             return call()
         except Exception as error:
             error.add_note(
-                f"in an episode of {self.task.env_id} with {dict(self.task.kwargs)}, seed {self.task.seed}, "
+                f"in an episode of {self.task.env_id} with {redacted(dict(self.task.kwargs))}, seed {self.task.seed}, "
                 f"options {self.task.options}, after {len(self.episode.turns)} replies"
             )
             raise

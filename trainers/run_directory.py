@@ -18,7 +18,9 @@ import fcntl
 import importlib.metadata
 import json
 import math
+import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +29,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from ..envs.json_files import read_json_object
+from ..envs.secrets import redacted, redacted_texts
 from ..messages import Message
 from .checkpoints import CheckpointStore
 
@@ -62,6 +66,7 @@ class RunDirectory:
         try:
             if fresh:
                 self._clear()
+            self._refuse_links()
             self._check_config()
         except BaseException:
             self._lock.close()
@@ -74,7 +79,9 @@ class RunDirectory:
     def summary(self) -> dict[str, Any] | None:
         """The figures of the finished run; None while it is not finished."""
         path = self.path / SUMMARY_FILE
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not path.is_file():
+            return None
+        return read_json_object(path, "remove it to have the run summed up again, or use --fresh to start it anew")
 
     def start(self, step: int) -> None:
         """Opens the logs to go on at `step`; what a killed run logged beyond it is taken back."""
@@ -83,7 +90,7 @@ class RunDirectory:
         rows = [row for row in read_metrics(self.path) if row["step"] < step]
         self._write(METRICS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
         for transcript in (self.path / "transcripts").glob("step-*.jsonl"):
-            if int(transcript.stem.removeprefix("step-")) >= step:
+            if (number := re.fullmatch(r"step-([0-9]{1,18})", transcript.stem)) and int(number[1]) >= step:
                 transcript.unlink()
         self._metrics = (self.path / METRICS_FILE).open("a", encoding="utf-8")
         self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step if step else None)
@@ -102,7 +109,7 @@ class RunDirectory:
         if conversations:
             folder = self.path / "transcripts"
             folder.mkdir(exist_ok=True)
-            lines = "".join(json.dumps(c, ensure_ascii=False) + "\n" for c in conversations)
+            lines = "".join(json.dumps(redacted_texts(c), ensure_ascii=False) + "\n" for c in conversations)
             # A lone surrogate, which an environment may well say, has no UTF-8.
             (folder / f"step-{step:06d}.jsonl").write_text(lines, encoding="utf-8", errors="backslashreplace")
 
@@ -128,10 +135,12 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._refuse_foreign()
-            lock = (self.path / ".lock").open("w")
-        except OSError as error:
+            # Whatever else stands under these names, nothing is written through a link.
+            descriptor = os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+            lock = os.fdopen(descriptor, "w")
+        except (OSError, ValueError) as error:
             raise RunError(
-                f"cannot use {self.path} as a run directory: {error}; choose another with --run-dir"
+                f"cannot use {str(self.path)!r} as a run directory: {error}; choose another with --run-dir"
             ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -151,6 +160,17 @@ class RunDirectory:
                 f"{', ...' * (len(foreign) > 3)}); choose another --run-dir"
             )
 
+    def _refuse_links(self) -> None:
+        # What is written and deleted under a link's name is written and deleted elsewhere.
+        for folder, folders, files in os.walk(self.path):
+            for name in (*folders, *files):
+                entry = Path(folder, name)
+                if entry.is_symlink():
+                    raise RunError(
+                        f"{entry} is a link, and a run directory has none: what is written there would land in "
+                        f"{str(entry.readlink())!r}. Put what it leads to in its place, or choose another --run-dir"
+                    )
+
     def _clear(self) -> None:
         # What says that this is a run goes last, so that a killed --fresh can be repeated.
         for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name in (CONFIG_FILE, VERSIONS_FILE)):
@@ -166,13 +186,13 @@ class RunDirectory:
         draft.rename(self.path / name)
 
     def _check_config(self) -> None:
-        wanted = json.loads(json.dumps(dataclasses.asdict(self.config)))
+        wanted = json.loads(json.dumps(redacted(dataclasses.asdict(self.config))))
         path = self.path / CONFIG_FILE
         if path.is_file():
             try:
-                saved = json.loads(path.read_text(encoding="utf-8"))
+                saved = read_json_object(path, "use --fresh to start the run anew")
             except ValueError as error:
-                raise RunError(f"{path} is damaged ({error}); use --fresh to start the run anew") from error
+                raise RunError(str(error)) from error
             names = sorted((saved.keys() | wanted.keys()) - FREE_FIELDS)
             changed = [f"{n}: {saved.get(n)!r} -> {wanted.get(n)!r}" for n in names if saved.get(n) != wanted.get(n)]
             if changed:
@@ -187,12 +207,15 @@ class RunDirectory:
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The rows of a run's `metrics.jsonl`; a last line that a killed run left unfinished is skipped."""
     file = Path(path) / METRICS_FILE
-    rows = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+    rows: list[dict[str, Any]] = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(row, dict) or type(row.get("step")) is not int:
+            break
+        rows.append(row)
     return rows
 
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..envs.secrets import redacted_message
 from .run_directory import SUMMARY_FILE, read_metrics
 
 Goal = Literal["min", "max"]
@@ -56,6 +57,8 @@ class Axis:
         form = "expected FIELD=A,B,C or FIELD=uniform(LOW,HIGH) or FIELD=loguniform(LOW,HIGH)"
         if not (field and equals and given):
             raise ValueError(f"{form}, got {text!r}")
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", field):
+            raise ValueError(f"{text!r}: {field!r} is no field's name")
         if match := _RANGE.fullmatch(given.strip()):
             try:
                 low, high = float(match[2]), float(match[3])
@@ -128,16 +131,17 @@ def sweep(
     results = []
     planned = trials(axes, samples, seed)
     for number, values in enumerate(planned, 1):
-        run = folder / "-".join(f"{field}={_safe(value)}" for field, value in values.items())
+        run = folder / "-".join(f"{field}={_safe(_shown(field, value))}" for field, value in values.items())
         print(f"[{number}/{len(planned)}] {run}", flush=True)
-        results.append({**values, "run": str(run), **_outcome(recipe, run, values, arguments, metric)})
+        shown = {field: _shown(field, value) for field, value in values.items()}
+        results.append({**shown, "run": str(run), **_outcome(recipe, run, values, arguments, metric)})
         (folder / RESULTS_FILE).write_text("".join(json.dumps(row) + "\n" for row in results), encoding="utf-8")
     if all(row[metric] is None for row in results):
         known = sorted({name for row in results for name in _names(Path(row["run"]))})
         raise ValueError(f"no run has the metric {metric!r}; they have {known}")
     worst = math.inf if goal == "min" else -math.inf
     results.sort(key=lambda row: worst if row[metric] is None else row[metric], reverse=goal == "max")
-    (folder / TABLE_FILE).write_text(table(results, [axis.field for axis in axes], metric), encoding="utf-8")
+    (folder / TABLE_FILE).write_text(table(results, [axis.field for axis in axes], metric), "utf-8", "backslashreplace")
     return results
 
 
@@ -225,6 +229,11 @@ def _split(text: str) -> list[str]:
             parts.append(text[start:at])
             start = at + 1
     return [*parts, text[start:]]
+
+
+def _shown(field: str, value: str) -> str:
+    """A value as names, tables and pictures have it: without secrets."""
+    return redacted_message(f"{field}={value}").partition("=")[2]
 
 
 def _safe(value: str) -> str:

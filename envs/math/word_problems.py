@@ -21,7 +21,7 @@ import numpy as np
 
 from ...messages import Message, Reply, assistant, reply, user
 from ..core import Outcome, ProblemEnv
-from ..datasets import BadData, DataNotFound, Rows, Source, load_rows, text_of
+from ..datasets import BadData, DataNotFound, Rows, Source, StoredRows, load_rows, text_of
 from ..splits import Split, is_held_out
 from .grading import Grade, grade
 from .grading.extraction import extract, last_box
@@ -598,11 +598,10 @@ def _name_of(source: Source) -> str:
 
 def _wanted_columns(rows: Rows, columns: Sequence[str]) -> Iterable[Mapping[str, Any]]:
     """The rows with these columns alone: what else a large data set holds is not read from the disk."""
-    there = getattr(rows, "column_names", None)
-    wanted = [name for name in columns if name in (there or ())]
-    if not wanted:
+    wanted = [name for name in columns if isinstance(rows, StoredRows) and name in rows.column_names]
+    if not isinstance(rows, StoredRows) or not wanted:
         return rows
-    table: Mapping[str, Sequence[Any]] = rows.select_columns(wanted)[:]  # type: ignore[attr-defined]
+    table = rows.columns(wanted)
     return (dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...messages import as_reply
+from ..secrets import redacted_texts
 from .base import Action, Env, Observation, Step, TextWrapper
 
 
@@ -82,7 +83,7 @@ class RecordTranscripts(TextWrapper):
             return
         record |= {"reward": sum(record["rewards"]), **ending}
         # ASCII, so that half of a surrogate pair can be written; `repr` for what has no JSON.
-        line = json.dumps(record, default=repr) + "\n"
+        line = json.dumps(redacted_texts(record), default=lambda value: redacted_texts(repr(value))) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # One write to a file opened for appending: lines of several writers do not mix.
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

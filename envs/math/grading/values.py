@@ -246,7 +246,10 @@ class Residues:
         return value.numerator * pow(value.denominator, -1, PRIME) % PRIME
 
     def symbol(self, name: str) -> int:
-        return int.from_bytes(blake2b(name.encode(), key=self.key, digest_size=32).digest()) % PRIME
+        return (
+            int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), key=self.key, digest_size=32).digest())
+            % PRIME
+        )
 
     def constant(self, name: str) -> int:
         return _I if name == "i" else self.symbol(f"the constant {name}")

@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeAlias, overload
 
 import numpy as np
 
-from ...datasets import BadData, Rows, Source, load_rows, text_of
+from ...datasets import BadData, Rows, Source, StoredRows, load_rows, text_of
 
 Columns: TypeAlias = Mapping[str, str]
 """Which column of a row is a document's "id", "title" or "text", where it has another name than the usual ones."""
@@ -102,8 +102,7 @@ def fingerprint_of(source: Source, *, split: str | None, config: str | None) -> 
 
 
 def _hub_fingerprint(rows: Rows) -> str | None:
-    own = getattr(rows, "_fingerprint", None)
-    return own if isinstance(own, str) else None
+    return rows.fingerprint if isinstance(rows, StoredRows) else None
 
 
 def corpus_of(documents: Sequence[Document], *, name: str) -> Corpus:

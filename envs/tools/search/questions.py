@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from ...datasets import BadData, Source, load_rows, text_of
+from ...datasets import BadData, Source, as_row, load_rows, text_of
 from ...splits import Split
 from .documents import Corpus, Document, corpus_of, fingerprint_of
 from .facts import facts_corpus, question_rows
@@ -63,17 +63,21 @@ class HubSet:
     documents: Callable[[Mapping[str, Any]], Iterable[Document]] | None = None
 
 
-def _paragraphs(row: Mapping[str, Any]) -> Iterator[Document]:
+def _paragraphs(row: Mapping[str, Any], where: str = "HotpotQA") -> Iterator[Document]:
     """The paragraphs that HotpotQA gives with a question, in the hub's form or in that of the original files."""
-    context = row.get("context")
-    if isinstance(context, Mapping):
-        pairs: Any = zip(context["title"], context["sentences"], strict=True)
-    elif isinstance(context, Sequence) and not isinstance(context, str):
-        pairs = context
-    else:
-        raise BadData(f"a row of HotpotQA has a context of titles and sentences, got {context!r:.80}")
-    for title, sentences in pairs:
-        yield Document(title, title, "".join(sentences).strip())
+    context: Any = as_row(row, where).get("context")
+    try:
+        pairs = (
+            zip(context["title"], context["sentences"], strict=True) if isinstance(context, Mapping) else iter(context)
+        )
+        for title, sentences in pairs:
+            if not isinstance(title, str) or isinstance(sentences, str):
+                raise TypeError(f"a title is text and sentences are a list, got {title!r:.40} and {sentences!r:.40}")
+            yield Document(title, title, "".join(sentences).strip())
+    except (TypeError, ValueError, KeyError) as error:
+        raise BadData(
+            f"{where}: a row of HotpotQA has a context of titles and sentences, got {context!r:.80} ({error})"
+        ) from error
 
 
 HUB_SETS: dict[str, HubSet] = {
@@ -125,12 +129,13 @@ def documents_with(source: Source, *, split: Split | None, config: str | None = 
         return facts_corpus()
     rows_source, rows_split, rows_config = _resolved(source, split, config)
     rows = load_rows(rows_source, split=rows_split, config=rows_config)
-    if not len(rows) or rows[0].get("context") is None:
+    where = str(source) if isinstance(source, str | os.PathLike) else "the rows given"
+    if not len(rows) or as_row(rows[0], where).get("context") is None:
         return None
-    name = f"the paragraphs of {source if isinstance(source, str | os.PathLike) else 'the rows given'}"
+    name = f"the paragraphs of {where}"
 
     def read() -> list[Document]:
-        return _with_own_ids(dict.fromkeys(document for row in rows for document in _paragraphs(row)))
+        return _with_own_ids(dict.fromkeys(document for row in rows for document in _paragraphs(row, where)))
 
     own = fingerprint_of(rows_source, split=rows_split, config=rows_config)
     if own is None:
@@ -173,7 +178,7 @@ def _facts(split: Split | None) -> tuple[Question, ...]:
 
 
 def _question(row: Mapping[str, Any], number: int, where: str) -> Question:
-    answers = _answers(row, f"{where}: row {number}")
+    answers = _answers(as_row(row, f"{where}: row {number}"), f"{where}: row {number}")
     hops = row.get("hops")
     kind = next((row[name] for name in ("kind", "type") if isinstance(row.get(name), str)), "")
     return Question(
@@ -188,7 +193,7 @@ def _question(row: Mapping[str, Any], number: int, where: str) -> Question:
 def _answers(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
     name = next((name for name in _ANSWERS if row.get(name) is not None), None)
     value: Any = row[name] if name else _nested(row)
-    given = [value] if isinstance(value, str | int | float) else list(value) if value is not None else []
+    given = [value] if isinstance(value, str | int | float) else value if isinstance(value, list | tuple) else []
     texts = [str(answer) for answer in given]
     if not texts or not all(normalised(text) for text in texts):
         raise BadData(
