@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         describe(command)
         command.set_defaults(run=run)
+    if odd := [argument for argument in arguments if argument != argument.encode("utf-8", "ignore").decode()]:
+        parser.error(f"{odd[0]!r} holds bytes that are no UTF-8")
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command not in ("train", "sweep"):
         parser.error(f"{options.command} does not take {' '.join(rest)}")

@@ -364,3 +364,16 @@ def test_a_file_that_runs_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"c.yaml"):
         config_from(RLConfig(), prog="t", description="", argv=["--config", str(path)])
     assert not (tmp_path / "made").exists()
+
+
+def test_a_file_that_names_no_adapter_is_named_itself(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text('adapter: "0"')
+    with pytest.raises(ValueError, match=r"c.yaml: 0 is neither a PEFT folder"):
+        with_file(RLConfig(), path)
+
+
+def test_arguments_that_are_no_text_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["train", "rl_basic", "--model", "\udcff"])
+    assert r"'\udcff' holds bytes that are no UTF-8" in capsys.readouterr().err

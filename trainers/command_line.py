@@ -84,7 +84,7 @@ def _with_fields(config: C, given: Mapping[str, Any], path: str) -> C:
             values[name] = _checked(value, hints[name], f"{path}: {written}")
     try:
         return dataclasses.replace(config, **values)  # type: ignore[type-var]
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 

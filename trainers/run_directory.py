@@ -140,7 +140,7 @@ class RunDirectory:
             lock = os.fdopen(descriptor, "w")
         except (OSError, ValueError) as error:
             raise RunError(
-                f"cannot use {str(self.path)!r} as a run directory: {error}; choose another with --run-dir"
+                f"cannot use {self.path} as a run directory: {error}; choose another with --run-dir"
             ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
