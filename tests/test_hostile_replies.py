@@ -298,3 +298,14 @@ def test_any_arguments_are_bound_or_refused_in_words(cases: int) -> None:
         ),
     )
     try_many(cases, law, tool=st.integers(0, len(TOOLS) - 1), arguments=fitting)
+
+
+@pytest.mark.parametrize("odd", [{"tool_calls": True}, {"tool_calls": {"a": 1}}, {"thinking": 3}, {"thinking": None}])
+def test_a_length_budget_counts_whatever_was_said(
+    odd: dict[str, Any], worlds: dict[str, gymnasium.Env[Any, Any]]
+) -> None:
+    env = worlds["loragym/Wrapped-v0"]
+    for content in ("", "x" * 600):
+        checked_reset(env, seed=0)
+        said: Any = {"role": "assistant", "content": content, "stop_reason": "stop", **odd}
+        assert math.isfinite(checked_step(env, said)[1])

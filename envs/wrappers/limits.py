@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 from ...messages import Message, Reply, as_reply, without_stop_reason
@@ -148,7 +148,7 @@ class LengthBudget(TextWrapper):
         cut = cast(Reply, {**reply, "stop_reason": "length"})
         used = 0
         for key in ("thinking", "content"):
-            text = cast(str, reply.get(key, ""))
+            text = _said(reply, key)
             kept = longest_beginning(text, left - used, self._count)
             used += self._count(kept)
             if key in reply:
@@ -156,7 +156,7 @@ class LengthBudget(TextWrapper):
             if kept != text:
                 left = used  # what comes after the cut is not heard
         calls = []
-        for call in reply.get("tool_calls") or ():
+        for call in _calls(reply):
             size = self._count(_as_text(call))
             if used + size > left:
                 break
@@ -268,10 +268,21 @@ def _tokenizer_from_file(path: str) -> Any:
 
 
 def _parts(message: Message) -> Iterable[str]:
-    yield message.get("thinking", "")
+    yield _said(message, "thinking")
     yield message["content"]
-    for call in message.get("tool_calls") or ():
+    for call in _calls(message):
         yield _as_text(call)
+
+
+def _said(message: Mapping[str, Any], key: str) -> str:
+    """A reply is whatever an agent said, so under its keys may stand anything."""
+    value = message.get(key, "")
+    return value if isinstance(value, str) else _as_text(value)
+
+
+def _calls(message: Mapping[str, Any]) -> Iterable[Any]:
+    calls = message.get("tool_calls") or ()
+    return calls if isinstance(calls, list | tuple) else (calls,)
 
 
 def _as_text(call: Any) -> str:
