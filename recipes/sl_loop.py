@@ -20,9 +20,9 @@ import gymnasium
 import numpy as np
 import tyro
 from loragym.agents import AdamParams, BaseModel, Datum, LoraConfig, LoraPolicy
-from loragym.messages import Message, assistant
+from loragym.envs.datasets import load_rows
+from loragym.messages import Message, assistant, check_messages
 from loragym.renderers import TrainOn, get_renderer
-from loragym.trainers.conversations import read_conversations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,10 @@ def additions(count: int) -> list[list[Message]]:
 
 
 def read(path: Path) -> list[list[Message]]:
-    return [list(example.messages) for example in read_conversations(path)]
+    try:
+        return [list(check_messages(row["messages"])) for row in load_rows(str(path))]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f'{path}: expected rows {{"messages": [...]}} ({error!r})') from error
 
 
 if __name__ == "__main__":

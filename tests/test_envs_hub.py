@@ -226,7 +226,7 @@ def run(endpoint: str, home: Path, program: str = PROGRAM) -> subprocess.Complet
         "HF_HOME": str(home),
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
-        "LORAGYM_CACHE": str(home / "loragym"),
+        "LORAGYM_CACHE": str(home / "cache"),
     }
     home.mkdir(exist_ok=True)
     return subprocess.run(

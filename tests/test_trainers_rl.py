@@ -247,7 +247,7 @@ def test_a_task_that_cannot_be_used_is_refused_before_a_model_loads(
     [
         ("group_size", 1, "group-size is at least 2, got 1"),
         ("temperature", 0.0, "temperature is above 0, or all episodes of a group are the same"),
-        ("temperature", float("nan"), "temperature is above 0"),
+        ("temperature", float("nan"), "temperature is a finite number, got nan"),
         ("loss", "nope", r"loss is one of \[.*'importance_sampling', 'ppo'.*\], got 'nope'"),
         ("loss", "cross_entropy", "loss is one of"),
         ("normalization", "mean", "normalization is one of"),
