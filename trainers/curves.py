@@ -97,4 +97,6 @@ def _series(rows: Sequence[dict[str, Any]], metric: str) -> tuple[list[int], lis
 
 def _label(metric: str) -> str:
     name = metric.removeprefix("test/")
+    if name != metric and "/" not in name:
+        return f"{name}, held out"
     return "training" if name.startswith("env/") else name.partition("/env/")[0]
