@@ -20,15 +20,15 @@ DEFAULTS = RLConfig(
     env="loragym/TwentyQuestions-v0",
     # The thing is hidden, so a policy that has met all of them knows no answer: none has to be held out.
     env_kwargs={"table": "small", "max_turns": 6, "split": None, "teacher": "possible"},
-    warmup_steps=20,
-    warmup_batch=32,
+    warmup_steps=40,
+    warmup_learning_rate=5e-4,
     steps=40,
     eval_every=20,
     eval_problems=32,
     problems_per_step=8,
     group_size=8,
     max_tokens=12,
-    learning_rate=3e-4,
+    learning_rate=6e-4,
     schedule="linear",
     max_concurrent=512,
 )
