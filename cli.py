@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs a command; expected errors end with one line on stderr and exit code 1, Ctrl-C with 130."""
+    """Runs a command; expected errors end with a line on stderr and exit code 1, Ctrl-C with 130, SIGTERM with 143."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # As with `python -m`: an environment of one's own is a module in the folder one works in.
     if str(Path.cwd()) not in sys.path:
@@ -51,7 +51,7 @@ def report_errors(run: Callable[[], None]) -> int:
         run()
     except KeyboardInterrupt as interrupt:
         print(f"\n{str(interrupt) or 'stopped'}", file=sys.stderr)
-        return 130
+        return int(getattr(interrupt, "exit_code", 130))
     except (ValueError, OSError, ImportError, RuntimeError, NotImplementedError, BadEnvironment) as error:
         notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
         # What was read may drive the terminal, and may hold a secret.
@@ -73,7 +73,11 @@ def _train(options: argparse.Namespace) -> None:
         for name, summary in RECIPES.items():
             print(f"  {name:{width}}{summary}")
         return
-    find_recipe(options.recipe).main(options.rest)
+    from .trainers.stopping import Stop
+
+    recipe = find_recipe(options.recipe)
+    with Stop():
+        recipe.main(options.rest)
 
 
 def find_recipe(name: str) -> Any:
@@ -101,20 +105,22 @@ def _describe_sweep(parser: argparse.ArgumentParser) -> None:
 
 def _sweep(options: argparse.Namespace) -> None:
     from .trainers import sweep
+    from .trainers.stopping import Stop
 
     find_recipe(options.recipe)
     axes = [sweep.Axis.parse(text) for text in options.over]
     folder = options.sweep_dir or Path("runs") / f"sweep-{options.recipe.replace('/', '-')}"
-    results = sweep.sweep(
-        options.recipe,
-        axes,
-        folder,
-        metric=options.metric,
-        goal=options.goal,
-        samples=options.samples,
-        seed=options.sweep_seed,
-        arguments=options.rest,
-    )
+    with Stop():
+        results = sweep.sweep(
+            options.recipe,
+            axes,
+            folder,
+            metric=options.metric,
+            goal=options.goal,
+            samples=options.samples,
+            seed=options.sweep_seed,
+            arguments=options.rest,
+        )
     print(f"\n{(folder / sweep.TABLE_FILE).read_text(encoding='utf-8')}")
     print(sweep.draw(results, axes, options.metric, folder / sweep.PICTURE_FILE))
 

@@ -84,9 +84,11 @@ def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 def test_a_run_saves_every_few_steps_and_at_the_end(undisturbed: tuple[int, Path, list]) -> None:
     substeps, folder, _ = undisturbed
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-000006", "step-000008"]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["latest", "step-000006", "step-000008"]
+    assert (folder / "checkpoints" / "latest").read_text() == "step-000008\n"
     state = json.loads((folder / "checkpoints" / "step-000008" / "state.json").read_text())
-    assert state == {"step": 8, "version": 8 * substeps}
+    assert (state["step"], state["version"]) == (8, 8 * substeps)
+    assert state["elapsed"] == read_metrics(folder)[-1]["time/elapsed"]
     assert [step for step, _ in losses(folder)] == list(range(TOTAL))
     assert len(list((folder / "transcripts").iterdir())) == TOTAL
     elapsed = [row["time/elapsed"] for row in read_metrics(folder)]

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from loragym.messages import assistant, user
 from loragym.trainers import RunDirectory, RunError, SupervisedConfig
-from loragym.trainers.run_directory import FREE_FIELDS, METRICS_FILE, read_metrics, transcript_rows
+from loragym.trainers.config_changes import FREE_FIELDS
+from loragym.trainers.run_directory import METRICS_FILE, read_metrics, transcript_rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 CONFIG = SupervisedConfig(env_kwargs={"high": 9})

@@ -2,13 +2,13 @@
 
 from .distillation import DistillationConfig, DistillationTrainer
 from .dpo import DPOConfig, DPOTrainer
-from .loop import Interrupted
 from .reward import RewardConfig, RewardTrainer
 from .reward_models import JudgeRewardModel, ScalarRewardModel, load_reward_model
 from .rl import RLConfig, RLTrainer
 from .rollouts import Episode, EpisodeGroup, Task, Turn, collect
 from .run_directory import RunDirectory, RunError
 from .selfplay import Game, Speaker, against, everywhere, play_games, seat_groups
+from .stopping import Interrupted, Terminated
 from .supervised import SupervisedConfig, SupervisedTrainer
 from .table_rl import TableRLConfig, TableRLTrainer
 
@@ -35,6 +35,7 @@ __all__ = [
     "TableRLConfig",
     "TableRLTrainer",
     "Task",
+    "Terminated",
     "Turn",
     "against",
     "collect",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 from ..agents import AdamParams, BaseModel, LoraConfig, LoraPolicy
 from ..agents.lora import read_peft_config
-from .checkpoints import find_adapter
+from .checkpoints import GOALS, Retention, find_adapter
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
@@ -33,6 +33,10 @@ class RunConfig:
     """Directory of the run; running the same command again resumes it."""
     fresh: bool = False
     """Delete the run directory and start anew."""
+    resume_from: str = ""
+    """Begin at this checkpoint, or at the newest of this run, with its history and the same config."""
+    fork: str = ""
+    """As resume-from, into a new run directory and under a config that may differ."""
     model: str = "smollm2-135m-instruct"
     """Base model: a bundled name, a local directory or a hub id."""
     renderer: str | None = None
@@ -61,6 +65,14 @@ class RunConfig:
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints to keep."""
+    keep_hours: float = 0.0
+    """Of those, keep none that is more hours of training behind the newest; 0 for no limit."""
+    keep_every: int = 0
+    """Keep the checkpoints of every so many steps for ever; 0 for none."""
+    keep_best: str = ""
+    """Keep the best checkpoint by this metric, such as test/greedy/reward or test/nll."""
+    keep_best_goal: str = "max"
+    """Whether more (max) or less (min) of keep-best is better."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -69,10 +81,25 @@ class RunConfig:
                 raise ValueError(f"{field.name.replace('_', '-')} is a finite number, got {value}")
         for name in ("save_every", "keep_checkpoints", "lora_rank"):
             at_least(self, name, 1)
-        at_least(self, "rise_steps", 0)
+        for name in ("rise_steps", "keep_hours", "keep_every"):
+            at_least(self, name, 0)
         one_of(self, "schedule", SCHEDULES)
+        one_of(self, "keep_best_goal", GOALS)
+        if self.resume_from and self.fork:
+            raise ValueError("resume-from keeps the config and fork changes it; give one of them")
         if self.adapter:
             find_adapter(self.adapter)
+
+    @property
+    def retention(self) -> Retention:
+        """Which checkpoints stay."""
+        return Retention(
+            keep=self.keep_checkpoints,
+            hours=self.keep_hours,
+            every=self.keep_every,
+            best=self.keep_best,
+            goal=self.keep_best_goal,
+        )
 
     def load_base(self) -> BaseModel:
         """The base model, on the device and with the threads that were asked for."""

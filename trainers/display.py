@@ -10,6 +10,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .clocks import seconds_since
+
 HEADER_EVERY = 25
 
 
@@ -54,7 +56,7 @@ class StepTable:
     def row(self, step: int, metrics: Mapping[str, float]) -> None:
         """Shows the figures of a step that is done."""
         done = step + 1 - self._start
-        left = (time.monotonic() - self._began) / done * (self._total - step - 1)
+        left = seconds_since(self._began) / done * (self._total - step - 1)
         if self._rows % HEADER_EVERY == 0:
             self.say("step".rjust(5) + "".join(c.heading.rjust(10) for c in self._columns) + "left".rjust(8), "bold")
         cells = [format(metrics[c.metric], c.format) if c.metric in metrics else "-" for c in self._columns]

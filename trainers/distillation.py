@@ -21,6 +21,7 @@ import numpy as np
 from ..agents import Datum, LoraPolicy
 from ..agents.divergence import DIRECTIONS
 from ..agents.losses import NORMALIZATIONS
+from .clocks import seconds_since
 from .config import at_least, one_of
 from .data import agreement_metrics, batch_size, episode_metrics, whole_size
 from .display import Column, StepTable
@@ -149,7 +150,7 @@ class DistillationTrainer:
         groups, figures = learn(self._tasks(number), number)
         rate = config.learning_rate * config.rate_factor(number, config.steps)
         metrics |= episode_metrics(groups) | figures | self.policy.optim_step(config.adam(rate))
-        metrics["tokens_per_second"] = metrics["sampled_tokens"] / (time.monotonic() - began)
+        metrics["tokens_per_second"] = metrics["sampled_tokens"] / seconds_since(began)
         return StepResult(metrics, self.ground.transcripts(groups))
 
     def evaluate(self) -> dict[str, float]:

@@ -17,6 +17,7 @@ import torch
 from ..agents import Datum, LoraPolicy
 from ..agents.losses import PREFERENCE_LOSSES, preference_loss
 from ..renderers import get_renderer
+from .clocks import seconds_since
 from .config import at_least, at_most, one_of
 from .display import Column, StepTable
 from .epochs import Epochs
@@ -118,7 +119,7 @@ class DPOTrainer:
             config.adam(config.learning_rate * config.rate_factor(number, self.total_steps))
         )
         metrics |= out.metrics | updated | found | {"loss": out.loss, "epoch": float(self.epochs.epoch(number))}
-        metrics["tokens_per_second"] = metrics["trained_tokens"] / (time.monotonic() - began)
+        metrics["tokens_per_second"] = metrics["trained_tokens"] / seconds_since(began)
         return StepResult(metrics)
 
     def evaluate(self) -> dict[str, float]:

@@ -44,6 +44,7 @@ class Tutor:
         self.critic = self._make_critic() if config.advantages == "gae" else None
         self.reference = make_reference(policy, config.kl_reference) if config.kl_coef else None
         self.values = {"kl_coef": config.kl_coef}
+        self._seen: list[tuple[float, int]] = []
         self.learners: dict[str, Learner] = {}
         if self.critic is not None:
             self.learners["critic"] = self.critic.scorer
@@ -54,6 +55,14 @@ class Tutor:
         """Notes the policy as it is before its first lesson."""
         if self.reference is not None and self.config.kl_reference == START:
             self.reference.copy_weights(self.policy)
+
+    def step_is_over(self) -> None:
+        """Moves the KL penalty's coefficient; not before, for a step that is abandoned is taken again as it was."""
+        controller = KLController(self.values["kl_coef"], self.config.kl_target)
+        for kl, tokens in self._seen:
+            controller.update(kl, tokens)
+        self._seen.clear()
+        self.values["kl_coef"] = controller.coef
 
     @property
     def loss_config(self) -> dict[str, Any]:
@@ -130,14 +139,11 @@ class Tutor:
         return with_kl_penalty(data, known, coef, estimator=config.kl_estimator)[0], metrics
 
     def _note_kl(self, data: Sequence[Datum], reference: Sequence[np.ndarray]) -> dict[str, float]:
-        """The KL to the reference per token; moves the coefficient for the next step, and gives that of this one."""
-        config, coef = self.config, self.values["kl_coef"]
+        """The KL to the reference per token, which will move the coefficient, and the coefficient of this step."""
         ratios = np.concatenate(log_ratios(data, reference))
         kl = float(ratios.mean())
-        controller = KLController(coef, config.kl_target)
-        controller.update(kl, len(ratios))
-        self.values["kl_coef"] = controller.coef
-        return {"kl_reference": kl, "kl_coef": coef}
+        self._seen.append((kl, len(ratios)))
+        return {"kl_reference": kl, "kl_coef": self.values["kl_coef"]}
 
     def _with_old(self, data: list[Datum]) -> list[Datum]:
         """The datums with the learner's own log-probabilities, where the loss needs them over several updates."""

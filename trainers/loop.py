@@ -13,14 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from .clocks import seconds_since
 from .config import RunConfig
 from .display import Column, StepTable
 from .learners import Learner
 from .run_directory import RunDirectory, RunError, read_metrics
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user stopped the run; the message says how to go on."""
+from .stopping import Interrupted, Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +64,10 @@ def conduct(config: RunConfig, make: Callable[[], Trainer], columns: Sequence[Co
 
     Raises:
         RunError: the run directory cannot be used.
-        Interrupted: stopped by Ctrl-C, after saving.
+        Interrupted, Terminated: stopped by Ctrl-C or SIGTERM, after saving.
     """
-    with RunDirectory(config.run_dir, config, fresh=config.fresh) as run:
+    fresh, resume_from, fork = config.fresh, config.resume_from, config.fork
+    with Stop(), RunDirectory(config.run_dir, config, fresh=fresh, resume_from=resume_from, fork=fork) as run:
         if (summary := run.summary) is not None:
             return summary
         trainer = make()
@@ -104,50 +103,66 @@ def run_steps(
 ) -> None:
     """Takes the steps that are left of `total`, then saves.
 
+    A step is abandoned for Ctrl-C or SIGTERM as long as it has changed no weights; from then on it is finished.
+
     Raises:
-        Interrupted: on Ctrl-C, after saving what is done.
+        Interrupted, Terminated: on Ctrl-C or SIGTERM, after saving what is done.
+        RunError: more steps are done than were asked for.
         Exception: whatever a step raised, with a note on where the run can be resumed.
     """
     newest = run.checkpoints.latest()
     start = 0
     if newest is not None:
         start, folder = newest
+        if start > total:
+            raise RunError(f"{folder} is already at step {start}, and the config asks for {total} steps in all")
         learner.load_state(folder)
     run.start(start)
-    rows = read_metrics(run.path)
-    before = elapsed_seconds(rows)
-    began = time.monotonic()
+    elapsed = elapsed_seconds(read_metrics(run.path))
     saved = done = start
     version = learner.version
+    is_stepping = True
 
     def save(at: int) -> None:
         nonlocal saved
-        run.checkpoints.save(at, learner.save_state, {"version": learner.version})
+        run.sync()
+        run.checkpoints.save(at, learner.save_state, {"version": learner.version, "elapsed": elapsed})
         saved = at
 
-    with StepTable(columns, total, start) as table:
+    with StepTable(columns, total, start) as table, Stop(lambda: is_stepping and learner.version == version) as stop:
         if start:
             table.say(f"resuming {run.path} at step {start} of {total}")
+        for change in run.changes:
+            table.say(f"  changed: {change}")
         try:
             for number in range(start, total):
                 step_began = time.monotonic()
                 result = step(number, table)
-                now = time.monotonic()
-                times = {"time/step": now - step_began, "time/elapsed": before + now - began}
+                is_stepping = False
+                seconds = seconds_since(step_began)
+                elapsed += seconds
+                times = {"time/step": seconds, "time/elapsed": elapsed}
                 run.log(number, {**result.metrics, **times})
                 run.log_transcripts(number, result.transcripts)
                 done, version = number + 1, learner.version
                 table.row(number, {**result.metrics, **times})
                 if done % config.save_every == 0 or done == total:
                     save(done)
+                stop.check()
+                is_stepping = True
         except BaseException as error:
+            is_stepping = False
             # Weights in the middle of a step are those of no step; then the last checkpoint has to do.
             if learner.version == version and done > saved:
                 learner.zero_grad()
-                save(done)
+                try:
+                    save(done)
+                except Exception as again:
+                    error.add_note(f"what was done since the last checkpoint could not be saved: {again}")
             where = f"the run is saved at step {saved} of {total} in {run.path}; run the same command again to go on"
             if isinstance(error, KeyboardInterrupt):
-                raise Interrupted(f"stopped: {where}") from None
+                kind = type(error) if isinstance(error, Interrupted) else Interrupted
+                raise kind("; ".join([f"stopped: {where}", *getattr(error, "__notes__", ())])) from None
             error.add_note(where)
             raise
 

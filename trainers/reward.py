@@ -13,6 +13,7 @@ import torch
 from ..agents import Datum, LoraPolicy, LoraScorer
 from ..agents.losses import bradley_terry
 from ..renderers import Renderer, get_renderer
+from .clocks import seconds_since
 from .config import at_least, one_of
 from .display import Column, StepTable
 from .epochs import Epochs
@@ -180,7 +181,7 @@ class RewardTrainer:
         rate = config.learning_rate * config.rate_factor(number, self.total_steps)
         metrics |= figures | self.learner.optim_step(config.adam(rate)) | prediction_figures(pairs, predicted)
         metrics["epoch"] = float(self.epochs.epoch(number))
-        metrics["tokens_per_second"] = metrics["computed_tokens"] / (time.monotonic() - began)
+        metrics["tokens_per_second"] = metrics["computed_tokens"] / seconds_since(began)
         return StepResult(metrics)
 
     def evaluate(self) -> dict[str, float]:

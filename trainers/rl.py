@@ -19,6 +19,7 @@ from ..agents.losses import KL_ESTIMATORS, NORMALIZATIONS, token_loss
 from ..agents.policy import TrainOutput
 from ..renderers import LengthLimit, TrainOn
 from .advantages import BASELINES, is_constant
+from .clocks import SHORTEST, seconds_since
 from .config import at_least, at_most, one_of
 from .conversations import environment_examples, reference_example, supervised_datums
 from .data import agreement_metrics, batch_size, episode_metrics, whole_size
@@ -247,10 +248,11 @@ class RLTrainer:
         else:
             batch = self.forerunner.take(number)
             groups, sampled = batch.groups, time.monotonic()
-            metrics = {"staleness": float(self.policy.version - batch.version), "time/sample": sampled - began}
+            metrics = {"staleness": float(self.policy.version - batch.version), "time/sample": seconds_since(began)}
             metrics |= episode_metrics(groups) | self._update(groups, number)
-            metrics["time/update"] = time.monotonic() - sampled
-        metrics["tokens_per_second"] = metrics["sampled_tokens"] / (time.monotonic() - began)
+            metrics["time/update"] = seconds_since(sampled)
+        self.tutor.step_is_over()
+        metrics["tokens_per_second"] = metrics["sampled_tokens"] / seconds_since(began)
         return StepResult(metrics, self.ground.transcripts(groups))
 
     def _play(self, sampler: Sampler, number: int) -> list[EpisodeGroup]:
@@ -292,7 +294,7 @@ class RLTrainer:
                 # As a sum: what the whole is divided by is known at the end.
                 learnt.append((data, self._forward_backward(data, scale=sizes[-1])))
             waiting.clear()
-            spent += time.monotonic() - started
+            spent += seconds_since(started)
 
         for index, group in playing:
             groups[index] = group
@@ -314,8 +316,8 @@ class RLTrainer:
             data = [datum for part, _ in learnt for datum in part]
             logprobs = [p for _, out in learnt for p in out.logprobs]
             metrics |= updated | agreement_metrics(data, logprobs) | {"loss": sum(o.loss for _, o in learnt) / size}
-        metrics["time/update"] = spent + time.monotonic() - started
-        metrics["time/sample"] = time.monotonic() - began - metrics["time/update"]
+        metrics["time/update"] = spent + seconds_since(started)
+        metrics["time/sample"] = max(SHORTEST, seconds_since(began) - metrics["time/update"])
         return ordered, metrics
 
     def _forward_backward(self, data: Sequence[Datum], scale: float = 1.0) -> TrainOutput:

@@ -13,6 +13,7 @@ import numpy as np
 from ..agents import Datum, LoraPolicy
 from ..agents.losses import NORMALIZATIONS
 from ..renderers import LengthLimit, TrainOn, get_renderer
+from .clocks import seconds_since
 from .config import RunConfig, at_least, one_of
 from .conversations import Example, environment_examples, read_conversations, supervised_datums
 from .display import Column, StepTable
@@ -164,7 +165,7 @@ class SupervisedTrainer:
             | updated
             | {"train/nll": mean_nll(data, out.logprobs), "epoch": float(self.epochs.epoch(number))}
         )
-        metrics["tokens_per_second"] = metrics["trained_tokens"] / (time.monotonic() - began)
+        metrics["tokens_per_second"] = metrics["trained_tokens"] / seconds_since(began)
         return StepResult(metrics)
 
     def evaluate(self) -> dict[str, float]:

@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ import numpy as np
 
 from ..envs.secrets import redacted_message
 from .run_directory import SUMMARY_FILE, read_metrics
+from .stopping import Interrupted, Terminated
 
 Goal = Literal["min", "max"]
 RESULTS_FILE = "results.jsonl"
@@ -194,11 +196,11 @@ def _outcome(
     command = [sys.executable, "-m", f"{__package__.split('.')[0]}.cli", "train", recipe, *arguments, *given]
     # What the run says is its own business, but for why it failed.
     run.parent.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run([*command, "--run-dir", str(run)], capture_output=True, text=True)
-    if done.returncode == 130:
-        raise KeyboardInterrupt
-    if done.returncode:
-        problem = _complaint(done.stderr) or f"exit code {done.returncode}"
+    code, complaint = _run([*command, "--run-dir", str(run)])
+    if code in (Interrupted.exit_code, Terminated.exit_code):
+        raise (Interrupted if code == Interrupted.exit_code else Terminated)(_complaint(complaint))
+    if code:
+        problem = _complaint(complaint) or f"exit code {code}"
         print(f"    failed: {problem}", flush=True)
         return {metric: None, "problem": problem}
     figures = [row[metric] for row in read_metrics(run) if row.get(metric) is not None]
@@ -206,6 +208,30 @@ def _outcome(
     found = float(figures[-1]) if figures else None
     print(f"    {metric} {'absent' if found is None else f'{found:.4f}'}", flush=True)
     return {metric: found, "minutes": summary.get("minutes"), **({} if figures else {"problem": "no such metric"})}
+
+
+def _run(command: Sequence[str]) -> tuple[int, str]:
+    """Runs a command; its exit code and stderr. What asks this process to stop is passed on, and waited for.
+
+    Raises:
+        Interrupted, Terminated: this process was asked to stop.
+    """
+    # In a session of its own: Ctrl-C would reach it from the terminal, too, and a second signal ends it at once.
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            _, said = process.communicate()
+        except KeyboardInterrupt as asked:
+            process.send_signal(signal.SIGTERM if isinstance(asked, Terminated) else signal.SIGINT)
+            try:
+                _, said = process.communicate()
+            except KeyboardInterrupt:
+                process.kill()
+                raise
+            kind = type(asked) if isinstance(asked, Interrupted) else Interrupted
+            raise kind(_complaint(said) or "stopped; run the same command again to go on") from None
+    return process.returncode, said
 
 
 def _complaint(stderr: str) -> str:
