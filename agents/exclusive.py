@@ -8,6 +8,9 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from .base_model import BaseModel
 
+PATIENCE = 3600.0
+"""Seconds to wait for another thread's pass; the longest ones take minutes."""
+
 
 class OnABase(Protocol):
     @property
@@ -20,11 +23,22 @@ R = TypeVar("R")
 
 
 def exclusive(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """Lets one thread at a time into such methods of all that works on the same base."""
+    """Lets one thread at a time into such methods of all that works on the same base.
+
+    Raises:
+        TimeoutError: another thread has been at it for longer than any pass takes.
+    """
 
     @functools.wraps(method)
     def alone(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
-        with self.base.turn:
+        if not self.base.turn.acquire(timeout=PATIENCE):
+            raise TimeoutError(
+                f"another thread has held the model {self.base.name} for {PATIENCE:g} s, so {method.__qualname__} "
+                "cannot begin; does a reward model or an environment hang in the middle of a pass?"
+            )
+        try:
             return method(self, *args, **kwargs)
+        finally:
+            self.base.turn.release()
 
     return alone

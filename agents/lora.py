@@ -80,6 +80,12 @@ class Adapter:
         return named
 
     @torch.no_grad()
+    def b_norm(self) -> float:
+        """The norm of all B together: 0 for a fresh adapter, and another one after each update that did something."""
+        norms = torch._foreach_norm([b for _, b in self.pairs.values()])
+        return float(torch.linalg.vector_norm(torch.stack(norms).double()))
+
+    @torch.no_grad()
     def copy_from(self, other: Adapter) -> None:
         """Takes over another's tensors.
 

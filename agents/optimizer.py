@@ -58,6 +58,14 @@ class SavedState:
     path: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Gradients gathered so far by tensor, and whether a loss among them was not finite."""
+
+    gradients: list[torch.Tensor | None]
+    is_spoiled: bool
+
+
 class Adam:
     """The optimiser of some named tensors.
 
@@ -67,12 +75,19 @@ class Adam:
 
     Attributes:
         version: number of updates so far.
+        skips_non_finite: leave out and count an update whose loss or gradient is NaN or infinite, instead of raising.
+        skipped: how many updates were left out since this object was made.
+        problem: what was wrong with the last of them.
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], owner: str) -> None:
         self.tensors = dict(tensors)
         self.owner = owner
         self.version = 0
+        self.skips_non_finite = False
+        self.skipped = 0
+        self.problem = ""
+        self._is_spoiled = False
         self.restart()
 
     def restart(self) -> None:
@@ -83,27 +98,57 @@ class Adam:
     def zero_grad(self) -> None:
         """Forgets the gradients gathered so far."""
         self._adamw.zero_grad(set_to_none=True)
+        self._is_spoiled = False
+
+    def gathered(self) -> Gathered:
+        """A copy of the gradients gathered so far."""
+        gradients = [tensor.grad if tensor.grad is None else tensor.grad.clone() for tensor in self.tensors.values()]
+        return Gathered(gradients, self._is_spoiled)
+
+    def put_back(self, gathered: Gathered) -> None:
+        """Makes the gradients what they were at `gathered`."""
+        for tensor, gradient in zip(self.tensors.values(), gathered.gradients, strict=True):
+            tensor.grad = gradient
+        self._is_spoiled = gathered.is_spoiled
+
+    def accepts(self, value: torch.Tensor, loss: str) -> bool:
+        """Whether a loss is finite. If it is not, and such updates are skipped, the next one will be.
+
+        Raises:
+            NonFiniteError: it is not, and they are not.
+        """
+        if torch.isfinite(value):
+            return True
+        self._object(
+            f"the loss {loss!r} is {value.item()}; the weights are unchanged. Check the datums' logprobs, advantages "
+            "and weights for NaN, and the learning rate"
+        )
+        self._is_spoiled = True
+        return False
 
     def step(self, params: AdamParams) -> dict[str, float]:
         """One update with the gradients gathered so far, which are cleared.
 
         Returns:
-            `grad_norm` (before clipping) and `learning_rate`.
+            `grad_norm` (before clipping; NaN if the update was skipped) and `learning_rate`.
 
         Raises:
             NonFiniteError: the gradient is NaN or infinite; nothing is changed but the gradients, which are cleared.
             RuntimeError: there is no gradient.
         """
+        if self._is_spoiled:
+            return self._skip(params)
         gradients = [tensor.grad for tensor in self.tensors.values() if tensor.grad is not None]
         if not gradients:
             raise RuntimeError(f"{self.owner} has no gradient; call forward_backward before optim_step")
         norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
             self.zero_grad()
-            raise NonFiniteError(
+            self._object(
                 f"gradient norm of {self.owner} is {norm.item()} after {self.version} updates; the weights are "
                 "unchanged. Usual causes: a learning rate that is too high, importance ratios that exploded"
             )
+            return self._skip(params)
         if params.grad_clip_norm:
             torch.nn.utils.clip_grads_with_norm_(self.tensors.values(), params.grad_clip_norm, norm)
         for group in self._adamw.param_groups:
@@ -118,6 +163,16 @@ class Adam:
         self._adamw.step()
         self.zero_grad()
         return {"grad_norm": norm.item(), "learning_rate": params.learning_rate}
+
+    def _object(self, problem: str) -> None:
+        if not self.skips_non_finite:
+            raise NonFiniteError(problem)
+        self.problem = problem
+
+    def _skip(self, params: AdamParams) -> dict[str, float]:
+        self.zero_grad()
+        self.skipped += 1
+        return {"grad_norm": math.nan, "learning_rate": params.learning_rate}
 
     @property
     def num_bytes(self) -> int:

@@ -22,7 +22,8 @@ from .exclusive import exclusive
 from .logprobs import selected_logprobs, tempered
 from .lora import Adapter, LoraConfig
 from .losses import Normalization, needed_fields, token_loss, token_shares
-from .optimizer import Adam, AdamParams, NonFiniteError
+from .memory import halved_when_short
+from .optimizer import Adam, AdamParams
 from .packing import Pack
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class LoraPolicy:
         return [tensor for pair in self.adapter.pairs.values() for tensor in pair]
 
     @exclusive
+    @halved_when_short
     def forward(self, data: Sequence[Datum], *, temperature: float = 1.0) -> TrainOutput:
         """Log-probabilities of the trained targets, without gradients."""
         packed = self._batch(data)
@@ -87,6 +89,7 @@ class LoraPolicy:
         return TrainOutput(logprobs, float("nan"), packed.metrics())
 
     @exclusive
+    @halved_when_short
     def forward_backward(
         self,
         data: Sequence[Datum],
@@ -125,13 +128,14 @@ class LoraPolicy:
             p_X = self._logprobs(batch, pack, temperature)
             inputs, share_X = batch.inputs(pack, shares, p_X)
             value = (per_token(p_X, inputs) * share_X).sum() * scale
-            check_finite(value, loss)
-            value.backward()
+            if self.optimizer.accepts(value, loss):
+                value.backward()
             total += value.item()
             batch.keep(logprobs, pack, p_X)
         return TrainOutput(logprobs, total, batch.metrics())
 
     @exclusive
+    @halved_when_short
     def forward_backward_kl(
         self,
         data: Sequence[Datum],
@@ -181,12 +185,13 @@ class LoraPolicy:
             )
             share_X = torch.cat([kl_X.new_full((len(batch.trained[m]),), shares[m]) for m in pack.members])
             value = (kl_X * share_X).sum() * scale
-            check_finite(value, "KL")
-            value.backward()
+            if self.optimizer.accepts(value, "KL"):
+                value.backward()
             total += value.item()
         return TrainOutput(logprobs, total, batch.metrics())
 
     @exclusive
+    @halved_when_short
     def top_candidates(
         self, data: Sequence[Datum], count: int, *, temperature: float = 1.0
     ) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -350,7 +355,8 @@ class LoraPolicy:
                 batch.keep(logprobs, pack, p_X)
             return loss(given[0], batch.data, *given[1:])
 
-        value, metrics = backward_over_packs(batch, outputs, of_packs, getattr(loss, "__name__", "custom"))
+        name = getattr(loss, "__name__", "custom")
+        value, metrics = backward_over_packs(batch, outputs, of_packs, name, self.optimizer.accepts)
         return TrainOutput(logprobs, value, {**batch.metrics(), **metrics})
 
 
@@ -359,6 +365,7 @@ def backward_over_packs(
     outputs: Callable[[Pack], list[torch.Tensor]],
     loss: Callable[[Sequence[Sequence[torch.Tensor]]], tuple[torch.Tensor, Mapping[str, float]]],
     name: str,
+    accepts: Callable[[torch.Tensor, str], bool],
 ) -> tuple[float, Mapping[str, float]]:
     """The gradient of a loss that may mix datums of different passes.
 
@@ -370,10 +377,11 @@ def backward_over_packs(
         outputs: a pass's outputs, with gradients.
         loss: of all passes' outputs, to (scalar, metrics).
         name: the loss's, for messages.
+        accepts: `Adam.accepts`: whether the loss is one to take the gradient of.
 
     Raises:
         ValueError: nothing is trained.
-        NonFiniteError: the loss is NaN or infinite.
+        NonFiniteError: the loss is NaN or infinite, and such updates are not skipped.
     """
     if not any(batch.lengths()):
         token_shares([0] * len(batch.data), "sum")
@@ -382,7 +390,8 @@ def backward_over_packs(
         scored = [outputs(pack) for pack in batch.packs]
     leaves = scored if one_pass else [[part.detach().requires_grad_() for part in parts] for parts in scored]
     value, metrics = loss(leaves)
-    check_finite(value, name)
+    if not accepts(value, name):
+        return value.item(), metrics
     value.backward()
     if not one_pass:
         for pack, parts in zip(batch.packs, leaves, strict=True):
@@ -405,12 +414,3 @@ def _hidden_by_datum(base: BaseModel, adapter: Adapter | None, batch: Batch) -> 
         for member, part in zip(pack.members, states_XH.split(lengths), strict=True):
             found[member] = part
     return found
-
-
-def check_finite(value: torch.Tensor, loss: str) -> None:
-    """Raises NonFiniteError if a loss is NaN or infinite."""
-    if not torch.isfinite(value):
-        raise NonFiniteError(
-            f"the loss {loss!r} is {value.item()}; the weights are unchanged. Check the datums' logprobs, advantages "
-            "and weights for NaN, and the learning rate"
-        )

@@ -20,6 +20,7 @@ from .attention import TreeLayout
 from .batches import Batch, Datum
 from .exclusive import exclusive
 from .lora import HEAD_WEIGHT, Adapter, LoraConfig
+from .memory import halved_when_short
 from .optimizer import Adam, AdamParams
 from .packing import Pack
 from .policy import backward_over_packs
@@ -68,6 +69,7 @@ class LoraScorer:
         return self.optimizer.version
 
     @exclusive
+    @halved_when_short
     def score(self, data: Sequence[Datum]) -> list[np.ndarray]:
         """Each datum's scores at its trained positions (`Datum.scored` makes such a datum)."""
         batch = Batch(data, self.base, self.tokens_per_pass)
@@ -75,6 +77,7 @@ class LoraScorer:
             return _as_arrays(self._by_datum(batch, [self._scores(batch, pack) for pack in batch.packs]))
 
     @exclusive
+    @halved_when_short
     def forward_backward(self, data: Sequence[Datum], loss: ScoreLoss) -> ScoreOutput:
         """Adds the gradient of a loss of the scores to the gradients already there.
 
@@ -91,7 +94,9 @@ class LoraScorer:
             return loss(scores, data)
 
         name = getattr(loss, "__name__", "custom")
-        value, metrics = backward_over_packs(batch, lambda pack: [self._scores(batch, pack)], of_packs, name)
+        value, metrics = backward_over_packs(
+            batch, lambda pack: [self._scores(batch, pack)], of_packs, name, self.optimizer.accepts
+        )
         return ScoreOutput(kept, value, {**batch.metrics(), **metrics})
 
     def optim_step(self, params: AdamParams | None = None) -> dict[str, float]:

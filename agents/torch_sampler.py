@@ -12,7 +12,7 @@ Suffixes: `B` rows of the batch, `P` prompts of a prefill wave, `W` rows per pro
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +23,7 @@ from . import kernels
 from .attention import AttentionOptions, TreeLayout, scaled_product
 from .exclusive import exclusive
 from .lora import Adapter
+from .memory import OutOfMemory, is_out_of_memory, note_shortage, release_memory
 from .packing import Pack, pack_sequences
 from .requests import checked_request, sample_batch, seed_of
 from .reuse import Finished, KeyValues, PackPast, Span
@@ -104,6 +105,7 @@ class TorchSampler:
         prefill_tokens: most tokens in one prefill pass.
         reuse_bytes: the most memory that keys and values of finished completions may hold, for prompts that go on from
             them.
+        on_shortage: told the new `max_concurrent` when it is halved because memory ran out.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class TorchSampler:
         max_concurrent: int = 256,
         prefill_tokens: int = 4096,
         reuse_bytes: int = REUSE_BYTES,
+        on_shortage: Callable[[int], None] | None = None,
     ) -> None:
         if max_concurrent < 1 or prefill_tokens < 1:
             raise ValueError(
@@ -127,6 +130,9 @@ class TorchSampler:
         self.version = version
         self.max_concurrent = max_concurrent
         self.prefill_tokens = prefill_tokens
+        self._on_shortage = on_shortage
+        self._open: dict[int, _Waiting] = {}
+        """All samples of the requests that are not handed out, by ticket."""
         self._waiting: deque[_Waiting] = deque()
         self._rows: list[_Row] = []
         self._tails: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -165,8 +171,8 @@ class TorchSampler:
         samples = [_Sample(ticket, index, key) for index, key in enumerate(sample_keys(seed, n))]
         self._wanted[ticket] = n
         self._finished[ticket] = {}
-        for start in range(0, n, self.max_concurrent):
-            self._waiting.append(_Waiting(tuple(prompt), params, samples[start : start + self.max_concurrent]))
+        self._open[ticket] = _Waiting(tuple(prompt), params, samples)
+        self._queue(self._open[ticket])
         return ticket
 
     @property
@@ -177,16 +183,63 @@ class TorchSampler:
     @exclusive
     @torch.no_grad()
     def step(self) -> dict[int, list[Completion]]:
-        """Admits what has room, draws one token for every sample under way, and returns requests that finished."""
-        admitted = self._admit()
-        if self._rows and not admitted:
-            self._decode()
+        """Admits what has room, draws one token for every sample under way, and returns requests that finished.
+
+        When memory runs out, unfinished samples begin again, half as many at a time. As each draws by its own random
+        numbers, they come out the same but for rounding.
+
+        Raises:
+            OutOfMemory: there is one sample at a time already.
+        """
+        while True:
+            try:
+                if not self._admit() and self._rows:
+                    self._decode()
+                break
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                problem = str(error) or type(error).__name__
+            self._begin_again(problem)
         done, self._unclaimed = self._unclaimed, {}
         for ticket in [t for t, n in self._wanted.items() if len(self._finished[t]) == n]:
-            del self._wanted[ticket]
+            del self._wanted[ticket], self._open[ticket]
             completions = self._finished.pop(ticket)
             done[ticket] = [completions[index] for index in sorted(completions)]
         return done
+
+    def _queue(self, request: _Waiting) -> None:
+        """Queues a request, in parts that may be under way at once."""
+        for start in range(0, len(request.samples), self.max_concurrent):
+            part = request.samples[start : start + self.max_concurrent]
+            self._waiting.append(_Waiting(request.prompt, request.params, part))
+
+    def _begin_again(self, problem: str) -> None:
+        """Queues all unfinished samples anew, half as many at a time."""
+        before = self.max_concurrent
+        self._rows, self._tails, self._like = [], {}, {}
+        self._past = Finished(self._past.max_bytes // 2)
+        self._under_way = 0
+        self._waiting.clear()
+        release_memory()
+        if before == 1:
+            raise OutOfMemory(
+                f"out of memory with one reply at a time ({problem.strip()[:300]}). Use shorter replies or prompts "
+                "(max-tokens), a smaller model, dtype bfloat16, or a device with more memory"
+            )
+        self.max_concurrent = before // 2
+        note_shortage(
+            self.base,
+            f"out of memory: sampling goes on with {self.max_concurrent} replies at a time instead of {before} "
+            f"({problem.strip()[:200]})",
+        )
+        if self._on_shortage is not None:
+            self._on_shortage(self.max_concurrent)
+        for ticket, request in self._open.items():
+            unfinished = [sample for sample in request.samples if sample.index not in self._finished[ticket]]
+            for sample in unfinished:
+                sample.tokens, sample.logprobs = [], []
+            self._queue(replace(request, samples=unfinished))
 
     def _admit(self) -> bool:
         """Prefills waiting requests once a good part of the batch is free, and draws their first tokens."""

@@ -117,6 +117,9 @@ class VllmEngine:
         engine._connect(backend)
         return engine
 
+    keeps_time = True
+    """It computes in the caller's thread, or gives each request to a server a deadline (`VllmOptions.timeout`)."""
+
     def _connect(self, backend: Backend) -> None:
         self._backend: Backend | None = backend
         self._folder = tempfile.TemporaryDirectory(prefix="loragym-vllm-", dir=self.options.adapter_dir)

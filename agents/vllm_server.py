@@ -15,11 +15,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..envs.threads import DaemonExecutor
 from .vllm_backend import Outcome, Request, ServedAdapter
 from .vllm_process import QUIET
 
@@ -57,7 +58,7 @@ class ServerBackend:
         self._key = key or os.environ.get(KEY_VARIABLE)
         self._child = child
         self._done: queue.SimpleQueue[tuple[int, Future[Outcome]]] = queue.SimpleQueue()
-        self._threads = ThreadPoolExecutor(max_concurrent, thread_name_prefix="vllm")
+        self._threads = DaemonExecutor(max_concurrent, "loragym vllm")
         models = [model for model in self._call("GET", "/v1/models")["data"] if not model.get("parent")]
         if not models or not models[0].get("max_model_len"):
             raise ServerError(f"{self.url} serves no base model of vLLM; its models are {models}")
@@ -112,7 +113,7 @@ class ServerBackend:
             with contextlib.suppress(ServerError, TimeoutError):
                 for adapter in list(self._adapters):
                     self.drop(adapter)
-        self._threads.shutdown(wait=self._child is not None, cancel_futures=True)
+        self._threads.shutdown(wait=self._child is not None, cancel_futures=True, timeout=CLOSING_SECONDS)
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         try:
@@ -195,7 +196,8 @@ class Child:
             self._process.wait(CLOSING_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(CLOSING_SECONDS)
         self._log.cleanup()
 
 

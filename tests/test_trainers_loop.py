@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from loragym.agents import AdamParams, BaseModel, Datum, LoraConfig, LoraPolicy, NonFiniteError
+from loragym.agents import AdamParams, BaseModel, Datum, LoraConfig, LoraPolicy
 from loragym.agents.testing import tiny_model
 from loragym.trainers import Interrupted, RunDirectory
 from loragym.trainers.config import RunConfig
@@ -139,23 +139,23 @@ def test_gradients_of_a_broken_step_do_not_reach_the_checkpoint_or_the_next_run(
     assert same(weights(train(tmp_path, substeps=substeps)), expected)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_it_spoils_the_weights(
+def test_an_update_with_a_loss_that_is_no_number_is_left_out_and_counted(
     tmp_path: Path, undisturbed: tuple[int, Path, list]
 ) -> None:
     substeps, _, expected = undisturbed
     poisoned = Datum(tokens=[1], targets=[2], logprobs=[-1.0], advantages=[float("nan")])
-
-    with pytest.raises(NonFiniteError, match="nan") as caught:
-        train(
-            tmp_path,
-            at=5,
-            accident=lambda policy: policy.forward_backward([poisoned], "importance_sampling"),
-            substeps=substeps,
-        )
-    assert "run the same command again" in caught.value.__notes__[0]
-    assert newest(tmp_path) == (5 if substeps == 1 else 3)
-    resumed = train(tmp_path, substeps=substeps)
-    assert same(weights(resumed), expected)
+    policy = train(
+        tmp_path,
+        at=5,
+        accident=lambda policy: policy.forward_backward([poisoned], "importance_sampling"),
+        substeps=substeps,
+    )
+    assert policy.version == TOTAL * substeps - 1
+    assert not same(weights(policy), expected)
+    assert all(torch.isfinite(tensor).all() for tensor in weights(policy))
+    rows = read_metrics(tmp_path)
+    assert {row["step"]: row["update/skipped"] for row in rows if "update/skipped" in row} == {5: 1.0}
+    assert [row["step"] for row in rows if row.get("health/skipped_updates")] == [5]
     assert np.isfinite([loss for _, loss in losses(tmp_path)]).all()
 
 

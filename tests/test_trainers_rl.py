@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import worlds  # noqa: F401
-from loragym.agents import LoraPolicy, NonFiniteError
+from loragym.agents import LoraPolicy
 from loragym.agents.base_model import BaseModel
 from loragym.agents.testing import save_tiny_model
 from loragym.trainers import RLConfig, RunError, lessons, rl
 from loragym.trainers.evaluation import check_env_id, held_out_tasks, takes_split
 from loragym.trainers.rollouts import EnvPool
 from loragym.trainers.run_directory import read_metrics
+from loragym.trainers.watch import TooManySkipped
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,7 @@ def test_evaluations_come_at_the_ends_of_the_warm_up_and_every_few_steps_after(m
 def test_an_advantage_that_is_no_number_stops_the_run_where_it_can_be_resumed(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small(model, tmp_path, save_every=100)
+    config = small(model, tmp_path, save_every=100, max_skipped=1)
     whole = lessons.group_advantages
     calls = []
 
@@ -149,15 +150,16 @@ def test_an_advantage_that_is_no_number_stops_the_run_where_it_can_be_resumed(
         return [float("nan")] * len(rewards) if len(calls) > 8 else whole(rewards, *options)
 
     monkeypatch.setattr(lessons, "group_advantages", poisoned)
-    with pytest.raises(NonFiniteError) as caught:
+    with pytest.raises(TooManySkipped, match=r"1 steps in a row .* the loss 'importance_sampling' is nan") as caught:
         rl.train(config)
-    assert "the run is saved at step 2 of 4" in caught.value.__notes__[0]
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000002"]
+    assert "the run is saved at step 3 of 4" in caught.value.__notes__[0]
+    assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-000003"]
     monkeypatch.undo()
-    resumed = rl.train(config)
-    undisturbed = rl.train(replace(config, run_dir=f"{tmp_path}-undisturbed"))
-    assert resumed["after"] == undisturbed["after"]
-    assert resumed["last_reward"] == undisturbed["last_reward"]
+    assert rl.train(config)["health"]["skipped_updates"] == {"steps": 1, "first": 2, "last": 2}
+    rows = read_metrics(tmp_path)
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert rows[2]["reward"] is not None
+    assert rows[2]["loss"] is None
 
 
 def test_transcripts_show_what_was_said_in_each_step(model: str, tmp_path: Path) -> None:
@@ -265,5 +267,5 @@ def test_a_field_out_of_range_is_refused_at_once(field: str, value: Any, complai
 
 def test_another_config_in_the_same_directory_is_refused_before_a_model_loads(model: str, tmp_path: Path) -> None:
     rl.train(small(model, tmp_path, steps=1))
-    with pytest.raises(RunError, match="steps: 1 -> 2"):
-        rl.train(small(model, tmp_path, steps=2))
+    with pytest.raises(RunError, match="group_size: 4 -> 8"):
+        rl.train(small(model, tmp_path, steps=1, group_size=8))

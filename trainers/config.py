@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from ..agents import AdamParams, BaseModel, LoraConfig, LoraPolicy
 from ..agents.lora import read_peft_config
 from .checkpoints import GOALS, Retention, find_adapter
+from .health import HealthConfig
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
@@ -73,13 +74,17 @@ class RunConfig:
     """Keep the best checkpoint by this metric, such as test/greedy/reward or test/nll."""
     keep_best_goal: str = "max"
     """Whether more (max) or less (min) of keep-best is better."""
+    max_skipped: int = 5
+    """Updates whose loss or gradient is NaN or infinite are skipped; after so many steps in a row the run stops."""
+    health: HealthConfig = field(default_factory=HealthConfig)
+    """When alarms are raised; docs/troubleshooting.md explains them."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for each in fields(self):
+            value = getattr(self, each.name)
             if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{field.name.replace('_', '-')} is a finite number, got {value}")
-        for name in ("save_every", "keep_checkpoints", "lora_rank"):
+                raise ValueError(f"{each.name.replace('_', '-')} is a finite number, got {value}")
+        for name in ("save_every", "keep_checkpoints", "lora_rank", "max_skipped"):
             at_least(self, name, 1)
         for name in ("rise_steps", "keep_hours", "keep_every"):
             at_least(self, name, 0)

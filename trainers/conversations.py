@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -22,9 +23,13 @@ from ..messages import (
     without_stop_reason,
 )
 from ..renderers import LengthLimit, Renderer, TrainOn, build_supervised_examples
+from .deadlines import Calls
 from .rollouts import sampling_seed
 
 Conversation = tuple[Message, ...]
+
+EXAMPLE_SECONDS = 600.0
+"""How long an environment may take for one problem and its solution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +130,19 @@ def _solution(env: gymnasium.Env[Any, Any]) -> list[Message] | None:
 
 
 def environment_examples(env_id: str, kwargs: Mapping[str, Any], count: int, seed: int) -> list[Example]:
-    """`count` problems of an environment, solved."""
+    """`count` problems of an environment, solved.
+
+    Raises:
+        ValueError: see `reference_example`.
+        Hangs: a problem takes longer than `EXAMPLE_SECONDS`.
+    """
+    calls = Calls(EXAMPLE_SECONDS)
     env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
-    examples = [reference_example(env, sampling_seed(seed, i) % 2**31) for i in range(count)]
-    env.close()
+    what = f"a problem of {env_id} and its solution"
+    seeds = [sampling_seed(seed, i) % 2**31 for i in range(count)]
+    examples = [calls.run(what, partial(reference_example, env, each)) for each in seeds]
+    calls.run(f"closing {env_id}", env.close)
+    calls.close()
     return examples
 
 

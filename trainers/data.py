@@ -79,7 +79,11 @@ def episode_metrics(groups: Sequence[EpisodeGroup]) -> dict[str, float]:
     retried, dropped = (sum(getattr(group, n) for group in groups) for n in ("num_retries", "num_dropped"))
     failures = {"errors/retried": float(retried), "errors/dropped": float(dropped)} if retried or dropped else {}
     errors = [error for group in groups for error in group.errors]
+    if hung := sum(error.startswith("Hangs: ") for error in errors):
+        failures["errors/hung"] = float(hung)
     groups = [group for group in groups if group.episodes]
+    if not groups and not errors:
+        raise RuntimeError("there is no episode to learn from: no group has come about")
     if not groups:
         raise RuntimeError(f"every episode ended with an error, {len(errors)} in all; the first: {errors[0]}")
     episodes = [episode for group in groups for episode in group.episodes]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
@@ -13,8 +13,13 @@ from ..envs import env_attribute
 from ..envs.making import takes_argument
 from ..renderers import Renderer
 from .data import episode_metrics
+from .deadlines import Calls
 from .rollouts import EnvPool, Sampler, Task, collect, sampling_seed
 
+T = TypeVar("T")
+
+MAKING_SECONDS = 1800.0
+"""How long making an environment may take, the first time, when it fetches data."""
 HELD_OUT = 0x7E57
 """First coordinate of the seeds of held-out problems; training seeds begin with the run's own."""
 
@@ -24,14 +29,31 @@ def check_env_id(env_id: str, kwargs: Mapping[str, Any]) -> None:
 
     Raises:
         ValueError: it cannot be made; the error says why.
+        Hangs: it takes longer than `MAKING_SECONDS`, which is enough to fetch data.
     """
     try:
-        gymnasium.make(env_id, disable_env_checker=True, **kwargs).close()
+        _looked_at(env_id, kwargs, lambda env: None)
     except (gymnasium.error.Error, TypeError, ValueError, ImportError) as error:
         raise ValueError(
             f"cannot make the environment {env_id!r} with {dict(kwargs)}: {error}. An environment of your own is named "
             "as 'your_module:YourId-v0', so that the module that registers it is imported"
         ) from error
+
+
+def _looked_at(env_id: str, kwargs: Mapping[str, Any], look: Callable[[gymnasium.Env[Any, Any]], T]) -> T:
+    """What is found in an environment that is made for it, within a deadline."""
+
+    def made() -> T:
+        env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
+        found = look(env)
+        env.close()
+        return found
+
+    calls = Calls(MAKING_SECONDS)
+    try:
+        return calls.run(f"making and closing the environment {env_id}", made)
+    finally:
+        calls.close()
 
 
 def takes_split(env_id: str) -> bool:
@@ -60,9 +82,7 @@ def held_out_tasks(env_id: str, kwargs: Mapping[str, Any], count: int) -> list[T
     """
     if takes_split(env_id) and kwargs.get("split", "train") is not None:
         kwargs = {**kwargs, "split": "test"}
-    env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
-    available = env_attribute(env, "num_problems")
-    env.close()
+    available = _looked_at(env_id, kwargs, lambda env: env_attribute(env, "num_problems"))
     if available is None:
         return [Task(env_id, kwargs, seed=sampling_seed(HELD_OUT, i) % 2**31) for i in range(count)]
     indices = np.unique(np.linspace(0, available - 1, min(count, available)).astype(int)).tolist()

@@ -7,10 +7,13 @@ What was played ahead is part of a checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import logging
+import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,19 @@ import torch
 
 from ..envs.json_files import read_json_object
 from ..envs.secrets import redacted_texts
+from ..envs.threads import DaemonExecutor
 from ..messages import check_messages
 from .rollouts import Episode, EpisodeGroup, Sampler, Task, Turn
 
+logger = logging.getLogger(__name__)
+
 QUEUE_FILE = "queue.json"
+POLL_SECONDS = 1.0
+CLOSING_SECONDS = 30.0
+
+
+class PlayHangs(RuntimeError):
+    """The thread that plays ahead gives no sign of life."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,6 +57,8 @@ class Forerunner:
         snapshot: a sampler of the policy as it is now, and its version.
         staleness: how many steps ahead; 0 plays each step's batch when it is asked for, in the caller's thread.
         total: the step after the last one.
+        last_sign: when what plays gave a sign of life last, by `time.monotonic`.
+        patience: seconds without one after which play counts as hung; 0 for no limit.
     """
 
     def __init__(
@@ -54,15 +68,19 @@ class Forerunner:
         *,
         staleness: int,
         total: int,
+        last_sign: Callable[[], float] = time.monotonic,
+        patience: float = 0.0,
     ) -> None:
         self._play, self._snapshot = play, snapshot
         self.staleness = staleness
         self.total = total
+        self._last_sign, self._patience = last_sign, patience
+        self._hangs = False
         self.version = 0
         self._batches: dict[int, Future[Batch]] = {}
         threads = torch.get_num_threads()
         # A new thread would otherwise compute with as many threads as the machine has, whatever the run asked for.
-        self._thread = ThreadPoolExecutor(1, "play", initializer=lambda: torch.set_num_threads(threads))
+        self._thread = DaemonExecutor(1, "loragym play", initializer=lambda: torch.set_num_threads(threads))
 
     def take(self, number: int) -> Batch:
         """The batch of step `number`, after those that may be played by now have been begun."""
@@ -74,25 +92,33 @@ class Forerunner:
             if step not in self._batches:
                 sampler, version = self._snapshot()
                 self._batches[step] = self._thread.submit(self._played, sampler, version, step)
+        self._wait_for(self._batches[number])
         return self._batches[number].result()
 
     def wait(self) -> None:
-        """Returns when nothing is being played."""
+        """Returns when nothing is being played; raises PlayHangs if that does not come to an end."""
         for batch in self._batches.values():
-            batch.exception()
+            self._wait_for(batch)
 
     def close(self) -> None:
-        """Ends the thread; what was not begun is not played."""
-        self._thread.shutdown(cancel_futures=True)
+        """Ends the thread; what was not begun is not played, and a thread that does not end soon is left behind."""
+        for batch in self._batches.values():
+            batch.cancel()
+        try:
+            self.wait()
+        except PlayHangs as error:
+            logger.warning("%s; it is left behind", error)
+        self._thread.shutdown(cancel_futures=True, timeout=CLOSING_SECONDS)
 
     def save_state(self, folder: Path) -> None:
-        """Writes what was played ahead, which is waited for."""
+        """Writes what was played ahead, which is waited for; of play that failed or hangs there is nothing to write."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.wait()
+        with contextlib.suppress(PlayHangs):
+            self.wait()
         rows = {
             str(step): {"version": batch.result().version, "groups": [_as_json(g) for g in batch.result().groups]}
             for step, batch in self._batches.items()
-            if not batch.cancelled() and batch.exception() is None
+            if batch.done() and not batch.cancelled() and batch.exception() is None
         }
         (folder / QUEUE_FILE).write_text(json.dumps(rows), encoding="utf-8")
 
@@ -115,6 +141,20 @@ class Forerunner:
 
     def zero_grad(self) -> None:
         """It has no gradients."""
+
+    def _wait_for(self, batch: Future[Batch]) -> None:
+        """Returns when the batch is over, one way or another; raises PlayHangs if nothing moves any more."""
+        began = time.monotonic()
+        while not batch.done():
+            wait([batch], POLL_SECONDS)
+            since = self._last_sign() if self._hangs else max(began, self._last_sign())
+            silent = time.monotonic() - since
+            if self._patience and silent > self._patience and not batch.done():
+                self._hangs = True
+                raise PlayHangs(
+                    f"the thread that plays ahead has given no sign of life for {silent:.0f} s: an environment or the "
+                    "sampling engine is stuck. More time: --episode-timeout and --engine-timeout"
+                )
 
     def _played(self, sampler: Sampler, version: int, step: int) -> Batch:
         return Batch(self._play(sampler, step), version)

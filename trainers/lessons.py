@@ -142,7 +142,8 @@ class Tutor:
         """The KL to the reference per token, which will move the coefficient, and the coefficient of this step."""
         ratios = np.concatenate(log_ratios(data, reference))
         kl = float(ratios.mean())
-        self._seen.append((kl, len(ratios)))
+        if np.isfinite(kl):
+            self._seen.append((kl, len(ratios)))
         return {"kl_reference": kl, "kl_coef": self.values["kl_coef"]}
 
     def _with_old(self, data: list[Datum]) -> list[Datum]:

@@ -16,9 +16,11 @@ from typing import Any, Protocol
 from .clocks import seconds_since
 from .config import RunConfig
 from .display import Column, StepTable
+from .health import health_summary
 from .learners import Learner
 from .run_directory import RunDirectory, RunError, read_metrics
 from .stopping import Interrupted, Stop
+from .watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ def conduct(config: RunConfig, make: Callable[[], Trainer], columns: Sequence[Co
             trainer.close()
         elapsed = elapsed_seconds(read_metrics(run.path))
         run.log(trainer.total_steps, {**final, "time/elapsed": elapsed})
-        summary = trainer.summarize(read_metrics(run.path), final)
+        rows = read_metrics(run.path)
+        summary = {**trainer.summarize(rows, final), "health": health_summary(rows)}
         run.finish({**summary, "minutes": elapsed / 60, "peak_memory_mib": peak_memory_mib()})
         assert run.summary is not None
         return run.summary
@@ -118,10 +121,12 @@ def run_steps(
             raise RunError(f"{folder} is already at step {start}, and the config asks for {total} steps in all")
         learner.load_state(folder)
     run.start(start)
-    elapsed = elapsed_seconds(read_metrics(run.path))
+    rows = read_metrics(run.path)
+    elapsed = elapsed_seconds(rows)
     saved = done = start
     version = learner.version
     is_stepping = True
+    watch = Watch(config, learner, rows)
 
     def save(at: int) -> None:
         nonlocal saved
@@ -132,6 +137,7 @@ def run_steps(
     with StepTable(columns, total, start) as table, Stop(lambda: is_stepping and learner.version == version) as stop:
         if start:
             table.say(f"resuming {run.path} at step {start} of {total}")
+            watch.begin(table)
         for change in run.changes:
             table.say(f"  changed: {change}")
         try:
@@ -142,12 +148,14 @@ def run_steps(
                 seconds = seconds_since(step_began)
                 elapsed += seconds
                 times = {"time/step": seconds, "time/elapsed": elapsed}
-                run.log(number, {**result.metrics, **times})
+                metrics = watch.take({**result.metrics, **times}, table)
+                run.log(number, metrics)
                 run.log_transcripts(number, result.transcripts)
                 done, version = number + 1, learner.version
-                table.row(number, {**result.metrics, **times})
+                table.row(number, metrics)
                 if done % config.save_every == 0 or done == total:
                     save(done)
+                watch.check()
                 stop.check()
                 is_stepping = True
         except BaseException as error:

@@ -11,6 +11,7 @@ from ..agents.engines import ENGINES
 from ..renderers import get_renderer
 from .checkpoints import find_adapter
 from .config import RunConfig, at_least, one_of
+from .deadlines import Calls, DeadlineEngine
 from .evaluation import argument_of, check_env_id, evaluate, held_out_tasks
 from .json_argument import JSON_OBJECT
 from .reward_models import load_reward_model
@@ -36,6 +37,11 @@ class PlayConfig(RunConfig):
     """Sampling temperature; the learner scores at the same one."""
     episode_retries: int = 2
     """How often an episode that its environment ends with an error is played again before it is left out."""
+    episode_timeout: float = 600.0
+    """Seconds that an environment may take for one reset, step or score_group before that counts as an error; 0 for no
+    limit, and then environments run in the main thread."""
+    engine_timeout: float = 1800.0
+    """Seconds that the engine may go without finishing a reply before the run stops; 0 for no limit."""
     max_concurrent: int = 256
     """Most episodes being sampled at once."""
     engine: str = "torch"
@@ -53,7 +59,14 @@ class PlayConfig(RunConfig):
         super().__post_init__()
         for name in ("max_tokens", "max_concurrent"):
             at_least(self, name, 1)
-        for name in ("eval_every", "transcripts_per_step", "eval_problems", "episode_retries"):
+        for name in (
+            "eval_every",
+            "transcripts_per_step",
+            "eval_problems",
+            "episode_retries",
+            "episode_timeout",
+            "engine_timeout",
+        ):
             at_least(self, name, 0)
         if not self.temperature > 0:
             raise ValueError(f"temperature is above 0, or all episodes of a group are the same; got {self.temperature}")
@@ -95,15 +108,26 @@ class Playground:
     def __init__(self, config: PlayConfig, policy: LoraPolicy) -> None:
         self.config = config
         self.renderer = get_renderer(policy.base.tokenizer, config.renderer)
-        self.pool = EnvPool()
+        self.calls = Calls(config.episode_timeout)
+        self.pool = EnvPool(calls=self.calls)
         self.env_kwargs: Mapping[str, Any] = config.env_kwargs
         if config.reward_model:
             model = load_reward_model(policy.base, config.reward_model, renderer=self.renderer)
             self.env_kwargs = {**config.env_kwargs, config.scorer_argument(): model}
         self.held_out = held_out_tasks(config.env, self.env_kwargs, config.eval_problems)
-        self.engine = ENGINES[config.engine].make(
-            policy.base, policy.config, config.max_concurrent, config.engine_options
-        )
+        engine = ENGINES[config.engine].make(policy.base, policy.config, config.max_concurrent, config.engine_options)
+        self.engine = DeadlineEngine(engine, config.engine_timeout)
+
+    @property
+    def last_sign(self) -> float:
+        """When an environment or the engine answered last, by `time.monotonic`."""
+        return max(self.calls.last_sign, self.engine.last_sign)
+
+    @property
+    def patience(self) -> float:
+        """Seconds without any sign of life after which something hangs; 0 for no limit."""
+        limits = self.config.episode_timeout, self.config.engine_timeout
+        return sum(limits) if all(limits) else 0.0
 
     def tasks(self, number: int, count: int, first: int = 0) -> list[Task]:
         """The problems of a step, a function of the run's seed, from the `first` on."""

@@ -178,6 +178,8 @@ class RLTrainer:
             lambda: (self.ground.engine.sampler(policy), policy.version),
             staleness=config.staleness,
             total=self.total_steps,
+            last_sign=lambda: self.ground.last_sign,
+            patience=self.ground.patience,
         )
         if config.staleness:
             others["played"] = self.forerunner
@@ -365,8 +367,8 @@ class RLTrainer:
         return metrics | (agreement_metrics(*first) if first[0] else {})
 
     def _reference_datums(self, task: Task) -> list[Datum]:
-        env = self.ground.pool.take(task)
-        example = reference_example(env, task.seed)
+        (env,) = self.ground.pool.take_all([task])
+        example = self.ground.calls.run("an environment's solution", lambda: reference_example(env, task.seed))
         self.ground.pool.give_back(task, env)
         limit = LengthLimit(self.policy.base.context_length, "drop")
         return supervised_datums(example, self.ground.renderer, train_on=TrainOn.CUSTOM, limit=limit)

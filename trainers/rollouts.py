@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,6 +23,9 @@ from ..envs import GroupScore, checked_group_score, checked_reset, checked_step,
 from ..envs.secrets import redacted, redacted_message
 from ..messages import Message, Reply, without_stop_reason
 from ..renderers import Renderer
+from .deadlines import CallOutcome, Calls, Hangs, TooManyHang
+
+logger = logging.getLogger(__name__)
 
 Env = gymnasium.Env[Any, Any]
 T = TypeVar("T")
@@ -101,11 +105,13 @@ class EnvPool:
 
     Args:
         wrap: what is put around each.
+        calls: how environments are called: with a deadline or, by default, without one.
     """
 
-    def __init__(self, wrap: Callable[[Env], Env] | None = None) -> None:
+    def __init__(self, wrap: Callable[[Env], Env] | None = None, calls: Calls | None = None) -> None:
         self._idle: dict[str, list[Env]] = {}
         self._wrap = wrap
+        self.calls = calls or Calls()
 
     def take(self, task: Task) -> Env:
         """An environment for the task: one that is idle, or a new one.
@@ -120,13 +126,37 @@ class EnvPool:
         env = gymnasium.make(task.env_id, disable_env_checker=True, **task.kwargs)
         return self._wrap(env) if self._wrap else env
 
+    def take_all(self, tasks: Sequence[Task]) -> list[Env]:
+        """An environment for each task, made within the calls' deadline."""
+        outcomes = self.calls.run_all([partial(self.take, task) for task in tasks], "making an environment")
+        return [outcome.result() for outcome in outcomes]
+
     def give_back(self, task: Task, env: Env) -> None:
-        self._idle[self._key(task)].append(env)
+        self._idle.setdefault(self._key(task), []).append(env)
+
+    def dispose(self, env: Env) -> None:
+        """Closes an environment that failed; what goes wrong with that as well is logged, and no more."""
+        try:
+            self.calls.run("closing an environment", env.close)
+        except TooManyHang:
+            raise
+        except Exception as error:
+            logger.warning("an environment that had failed could not be closed: %s", as_error(error))
 
     def close(self) -> None:
-        for env in (env for idle in self._idle.values() for env in idle):
-            env.close()
+        """Closes the environments that are idle; one that hangs is left behind."""
+        idle = [env for envs in self._idle.values() for env in envs]
         self._idle.clear()
+        try:
+            outcomes = self.calls.run_all([env.close for env in idle], "closing an environment")
+        except TooManyHang as error:
+            outcomes = [CallOutcome(error=error)]
+        self.calls.close()
+        for outcome in outcomes:
+            if isinstance(outcome.error, Hangs | TooManyHang):
+                logger.warning("%s; it is left behind", outcome.error)
+            else:
+                outcome.result()
 
     @staticmethod
     def _key(task: Task) -> str:
@@ -190,11 +220,13 @@ def stream(
         seed: coordinates of this call; with (task, member, turn) they seed each reply.
         context_length: an episode whose prompt outgrows it ends with the stop reason `context`.
         pool: environments to use again; by default made for this call alone.
-        retries: how often an episode that its world ends with an exception is played again, in a new environment,
-            before it is given up; what happened is in the group. None lets the exception through.
+        retries: how often an episode that its world ends with an exception, or does not go on with in time, is played
+            again, in a new environment, before it is given up; what happened is in the group. None lets the exception
+            through.
 
     Raises:
         BadEnvironment: an environment breaks the contract; its own exceptions pass through with the task named.
+        TooManyHang: as many calls of environments hang as the pool allows.
     """
     params = replace(params, stop=tuple(renderer.stop_sequences))  # type: ignore[arg-type]
     own_pool = pool or EnvPool()
@@ -205,33 +237,43 @@ def stream(
     waiting: dict[int, _Player] = {}
     over: list[int] = []
 
-    def sit_down(index: int, member: int) -> _Player:
-        task = tasks[index]
-        return _Player(task, Episode(), own_pool.take(task), (*seed, index, member), openings[index])
+    def sit_down(places: Sequence[tuple[int, int]], attempts: int = 0) -> list[_Player]:
+        """Players at the beginning of an episode, by task and member."""
+        envs = own_pool.take_all([tasks[index] for index, _ in places])
+        return [
+            _Player(tasks[index], Episode(), env, (*seed, index, member), openings[index], attempts)
+            for (index, member), env in zip(places, envs, strict=True)
+        ]
 
-    def go_on(player: _Player, move: Callable[[], None]) -> None:
-        """Makes a player's move and lets it speak, or begin again, or leave."""
-        index, member = player.seed[-2:]
-        while True:
-            try:
-                player.guarded(move)
-                break
-            except Exception as error:
-                if retries is None:
-                    raise
-                said = "\n".join([f"{type(error).__name__}: {error}", *error.__notes__])
-                groups[index].errors.append(redacted_message(said))
-                player.env.close()
-                if player.attempts >= retries:
-                    groups[index].num_dropped += 1
-                    leave(index, member, None)
-                    return
-                groups[index].num_retries += 1
-                again = sit_down(index, member)
-                again.attempts = player.attempts + 1
-                player, move = again, partial(again.start, renderer)
+    def go_on(players: list[_Player]) -> None:
+        """Makes the players' moves and lets each speak, or begin again, or leave."""
+        while players:
+            outcomes = own_pool.calls.run_all([player.move for player in players], "an environment's reset or step")
+            again: list[_Player] = []
+            for player, outcome in zip(players, outcomes, strict=True):
+                index, member = player.seed[-2:]
+                try:
+                    player.take_in(outcome, renderer, context_length)
+                except Exception as error:
+                    if retries is None:
+                        raise
+                    groups[index].errors.append(as_error(error))
+                    if not isinstance(error, Hangs):
+                        own_pool.dispose(player.env)
+                    if player.attempts < retries:
+                        groups[index].num_retries += 1
+                        again += sit_down([(index, member)], player.attempts + 1)
+                    else:
+                        groups[index].num_dropped += 1
+                        leave(index, member, None)
+                    continue
+                speak(player)
+            players = again
+
+    def speak(player: _Player) -> None:
         if player.prompt is None:
             own_pool.give_back(player.task, player.env)
+            index, member = player.seed[-2:]
             leave(index, member, player.episode)
             return
         reply_seed = sampling_seed(*player.seed, len(player.episode.turns))
@@ -247,18 +289,19 @@ def stream(
                 _score_group(groups[index], own_pool, retries)
             over.append(index)
 
-    players = [sit_down(index, member) for index in range(len(tasks)) for member in range(group_size)]
-    for player in players:
-        go_on(player, partial(player.start, renderer))
+    go_on(sit_down([(index, member) for index in range(len(tasks)) for member in range(group_size)]))
     while True:
         while over:
             index = over.pop(0)
             yield index, groups[index]
         if not waiting:
             break
+        heard = []
         for ticket, (completion,) in sampler.step().items():
             player = waiting.pop(ticket)
-            go_on(player, partial(player.hear, completion, renderer, context_length))
+            player.hear(completion, renderer)
+            heard.append(player)
+        go_on(heard)
     if pool is None:
         own_pool.close()
 
@@ -273,20 +316,62 @@ class _Opening:
 
 
 class _Player:
-    """One episode under way."""
+    """One episode under way.
 
-    def __init__(self, task: Task, episode: Episode, env: Env, seed: tuple[int, ...], opening: _Opening) -> None:
+    Attributes:
+        move: what the world is to be asked next, to be called where it may hang.
+        prompt: what the policy is to be asked next; None at the end.
+        attempts: how many attempts came before.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        episode: Episode,
+        env: Env,
+        seed: tuple[int, ...],
+        opening: _Opening,
+        attempts: int,
+    ) -> None:
         self.task = task
         self.episode = episode
         self.env = env
         self.seed = seed
         self.opening = opening
+        self.attempts = attempts
         self.prompt: list[int] | None = None
-        self.attempts = 0
+        self.move: Callable[[], Any] = self._begin
+        self._said: tuple[Completion, Reply] | None = None
 
-    def start(self, renderer: Renderer) -> None:
+    def hear(self, completion: Completion, renderer: Renderer) -> None:
+        """Makes telling the world a reply the next move."""
+        self.move = partial(self._tell, completion, renderer)
+
+    def take_in(self, outcome: CallOutcome[Any], renderer: Renderer, context_length: int) -> None:
+        """Makes the next prompt of what the world answered, or None at the end; raises what the world raised."""
+
+        def take_in() -> None:
+            answer = outcome.result()
+            if self._said is None:
+                observation, _ = answer
+                self._take_in_opening(observation, renderer)
+            else:
+                self._take_in_answer(self._said, answer, renderer, context_length)
+
+        self.guarded(take_in)
+
+    def _begin(self) -> Any:
         options = None if self.task.options is None else dict(self.task.options)
-        observation, _ = checked_reset(self.env, seed=self.task.seed, options=options)
+        return checked_reset(self.env, seed=self.task.seed, options=options)
+
+    def _tell(self, completion: Completion, renderer: Renderer) -> Any:
+        reply = cast(Reply, {**renderer.parse_response(completion.tokens, self._tools)})
+        if completion.stop_reason == "length":
+            reply["stop_reason"] = "length"
+        self._said = completion, reply
+        return checked_step(self.env, reply)
+
+    def _take_in_opening(self, observation: Sequence[Message], renderer: Renderer) -> None:
         self.episode.messages += observation
         opening, tools = self.opening, self._tools
         if opening.messages is None or opening.messages != list(observation) or opening.tools != tools:
@@ -295,13 +380,11 @@ class _Player:
             opening.messages, opening.tools = copy.deepcopy(list(observation)), tools
         self.prompt = list(opening.prompt)
 
-    def hear(self, completion: Completion, renderer: Renderer, context_length: int) -> None:
-        """Takes a reply to the world and makes the next prompt of its answer, or None at the end."""
+    def _take_in_answer(
+        self, said: tuple[Completion, Reply], answer: Any, renderer: Renderer, context_length: int
+    ) -> None:
         assert self.prompt is not None
-        reply = cast(Reply, {**renderer.parse_response(completion.tokens, self._tools)})
-        if completion.stop_reason == "length":
-            reply["stop_reason"] = "length"
-        observation, reward, terminated, truncated, info = checked_step(self.env, reply)
+        (completion, reply), (observation, reward, terminated, truncated, info) = said, answer
         self.episode.turns.append(Turn(self.prompt, completion.tokens, completion.logprobs, reward))
         self.episode.messages += [without_stop_reason(reply), *observation]
         self.episode.metrics = info["metrics"]
@@ -332,37 +415,43 @@ class _Player:
             raise
 
 
+def as_error(error: Exception) -> str:
+    """An exception and its notes, without secrets, as groups keep them."""
+    return redacted_message("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]))
+
+
 def _score_group(group: EpisodeGroup, pool: EnvPool, retries: int | None) -> None:
     """Adds the rewards that need the whole group side by side, if the task has any.
 
     What cannot be scored after so many retries is given up, for what its episodes earned is not known.
     """
     for attempt in itertools.count():
+        (env,) = pool.take_all([group.task])
         try:
-            score = _group_score(group, pool)
+            score = pool.calls.run("an environment's score_group", partial(_group_score, env, group))
             break
         except Exception as error:
             error.add_note(f"in scoring a group of {group.task.env_id}, seed {group.task.seed}")
-            if retries is None:
+            if retries is None or isinstance(error, TooManyHang):
                 raise
-            group.errors.append("\n".join([f"{type(error).__name__}: {error}", *error.__notes__]))
+            group.errors.append(as_error(error))
+            if not isinstance(error, Hangs):
+                pool.dispose(env)
             if attempt >= retries:
                 group.num_dropped += len(group.episodes)
                 group.episodes = []
                 return
             group.num_retries += 1
+    pool.give_back(group.task, env)
     for index, episode in enumerate(group.episodes if score else ()):
         assert score is not None
         episode.group_reward = score.rewards[index]
         episode.metrics = {**episode.metrics, **(score.metrics[index] if score.metrics else {})}
 
 
-def _group_score(group: EpisodeGroup, pool: EnvPool) -> GroupScore | None:
+def _group_score(env: Env, group: EpisodeGroup) -> GroupScore | None:
+    if not scores_groups(env):
+        return None
     task = group.task
-    env = pool.take(task)
-    score = None
-    if scores_groups(env):
-        checked_reset(env, seed=task.seed, options=None if task.options is None else dict(task.options))
-        score = checked_group_score(env, [episode.messages for episode in group.episodes])
-    pool.give_back(task, env)
-    return score
+    checked_reset(env, seed=task.seed, options=None if task.options is None else dict(task.options))
+    return checked_group_score(env, [episode.messages for episode in group.episodes])

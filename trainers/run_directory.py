@@ -46,6 +46,7 @@ from .config_changes import (
     refused_by_resume,
 )
 from .origins import CONFIG_FILE, Origin, OriginError, find_origin
+from .tracker import Tracker
 
 VERSIONS_FILE = "versions.json"
 METRICS_FILE = "metrics.jsonl"
@@ -133,8 +134,13 @@ class RunDirectory:
             self.checkpoints.tidy(step)
         # Unbuffered: what could not be written must not be tried again when the file is closed.
         self._metrics = os.open(self.path / METRICS_FILE, os.O_WRONLY | os.O_APPEND)
-        rewrite_board(self.path / "tensorboard", rows)
-        self._board = SummaryWriter(str(self.path / "tensorboard"))
+        folder = self.path / "tensorboard"
+
+        def board() -> Any:
+            rewrite_board(folder, rows)
+            return SummaryWriter(str(folder))
+
+        self._board = Tracker(board)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds a step's figures to `metrics.jsonl` and TensorBoard."""
@@ -185,9 +191,6 @@ class RunDirectory:
         try:
             if board is not None:
                 board.close()
-        except Exception as error:
-            # What ended the run must not be lost over it, and the curves are written anew when the run goes on.
-            logger.warning("TensorBoard's last figures could not be written: %s", error)
         finally:
             self._lock.close()
 

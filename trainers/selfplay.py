@@ -22,7 +22,8 @@ import numpy as np
 from ..agents import Completion, SamplingParams
 from ..messages import Message, Reply, reply, without_stop_reason
 from ..renderers import Renderer
-from .rollouts import Episode, EpisodeGroup, Sampler, Task, Turn, sampling_seed
+from .deadlines import Calls
+from .rollouts import Episode, EpisodeGroup, Sampler, Task, Turn, as_error, sampling_seed
 
 if TYPE_CHECKING:
     from ..envs.games.seat import Opponent
@@ -148,14 +149,15 @@ def finished(games: Sequence[Sequence[Game]]) -> list[list[Game]]:
 def game_metrics(games: Sequence[Sequence[Game]]) -> dict[str, float]:
     """Mean scores by seat, and by player and seat, and how many games were lost by an illegal reply.
 
-    With errors, `errors/retried` and `errors/dropped` tell how many games were played again and given up.
+    With errors, `errors/retried` and `errors/dropped` tell how many games were played again and given up, and
+    `errors/hung` how often it was because a table or a script did not come back.
 
     Raises:
         RuntimeError: all games were given up.
     """
     scores: dict[str, list[float]] = {}
     flat = [game for alike in finished(games) for game in alike]
-    num_errors = sum(len(game.errors) for alike in games for game in alike)
+    errors = [error for alike in games for game in alike for error in game.errors]
     num_dropped = sum(map(len, games)) - len(flat)
     for game in flat:
         for seat, score in game.scores.items():
@@ -166,8 +168,10 @@ def game_metrics(games: Sequence[Sequence[Game]]) -> dict[str, float]:
         "games": float(len(flat)),
         "games/ended_illegally": float(np.mean(illegal)),
     }
-    if num_errors:
-        metrics |= {"errors/retried": float(num_errors - num_dropped), "errors/dropped": float(num_dropped)}
+    if errors:
+        metrics |= {"errors/retried": float(len(errors) - num_dropped), "errors/dropped": float(num_dropped)}
+    if hung := sum(error.startswith("Hangs: ") for error in errors):
+        metrics["errors/hung"] = float(hung)
     return metrics
 
 
@@ -178,6 +182,7 @@ def play_games(
     *,
     seed: Sequence[int],
     retries: int | None = None,
+    calls: Calls | None = None,
 ) -> list[list[Game]]:
     """Plays `group_size` games of every task, all at once; each waits only for the reply that is its next.
 
@@ -189,8 +194,9 @@ def play_games(
         group_size: games of each task.
         casting: who sits where; a mapping from seats to players says it for all games.
         seed: coordinates of this call; with (task, member, seat, turn) they seed each reply.
-        retries: how often a game that its table or a script ends with an exception is played again, at a new table,
-            before it is given up. None lets the exception through.
+        retries: how often a game that its table or a script ends with an exception, or does not go on with in time, is
+            played again, at a new table, before it is given up. None lets the exception through.
+        calls: how tables are called: with a deadline or, by default, without one.
 
     Returns:
         The games, a list for each task; those that were given up have the stop reason "error", see `finished`.
@@ -198,9 +204,11 @@ def play_games(
     Raises:
         ValueError: a seat is left empty, or a player is unknown; exceptions of tables and players pass through with the
             task named.
+        TooManyHang: as many calls of tables hang as `calls` allows.
     """
     from ..envs.games import tables
 
+    calls = calls or Calls()
     casting_of = _fixed(casting) if isinstance(casting, Mapping) else casting
     openings: dict[tuple[Any, ...], list[int]] = {}
     waiting: dict[tuple[int, int], tuple[_GameUnderway, Speaker]] = {}
@@ -211,40 +219,48 @@ def play_games(
         table = tables.make(task.env_id, **task.kwargs)
         return _GameUnderway(task, table, casting_of(task, member, table.seats), (*seed, index, member), openings)
 
-    def go_on(playing: _GameUnderway, move: Callable[[], None] | None = None) -> None:
-        """Makes a move and plays on until a model is asked, or the game is over, or is begun again."""
-        while True:
-            try:
-                playing.guarded(move or playing.deal)
-                request = playing.guarded(playing.until_a_model_speaks)
-                break
-            except Exception as error:
-                if retries is None:
-                    raise
-                errors = [*playing.game.errors, "\n".join([f"{type(error).__name__}: {error}", *error.__notes__])]
-                if len(errors) > retries:
-                    games[playing.seed[-2:]] = Game(
-                        playing.task, playing.game.players, stop_reason=GIVEN_UP, errors=errors
-                    )
-                    return
-                playing, move = sit_down(*playing.seed[-2:]), None
-                playing.game.errors = errors
-        if request is None:
-            games[playing.seed[-2:]] = playing.game
-            return
-        speaker, prompt, params = request
-        samplers[id(speaker.sampler)] = speaker.sampler
-        waiting[id(speaker.sampler), playing.guarded(lambda: speaker.sampler.submit(prompt, params))] = playing, speaker
+    def go_on(moves: list[tuple[_GameUnderway, Callable[[], None]]]) -> None:
+        """Makes moves and plays on until models are to speak; what failed begins again, or is given up."""
+        while moves:
+            outcomes = calls.run_all([partial(playing.after, move) for playing, move in moves], "a table or a script")
+            again: list[tuple[_GameUnderway, Callable[[], None]]] = []
+            for (playing, _), outcome in zip(moves, outcomes, strict=True):
+                place = playing.seed[-2:]
+                try:
+                    request = playing.guarded(outcome.result)
+                except Exception as error:
+                    if retries is None:
+                        raise
+                    errors = [*playing.game.errors, as_error(error)]
+                    if len(errors) > retries:
+                        players = playing.game.players
+                        games[place] = Game(playing.task, players, stop_reason=GIVEN_UP, errors=errors)
+                    else:
+                        replayed = sit_down(*place)
+                        replayed.game.errors = errors
+                        again.append((replayed, replayed.deal))
+                    continue
+                if request is None:
+                    games[place] = playing.game
+                else:
+                    ask(playing, *request)
+            moves = again
 
-    places = [(index, member) for index in range(len(tasks)) for member in range(group_size)]
+    def ask(playing: _GameUnderway, speaker: Speaker, prompt: list[int], params: SamplingParams) -> None:
+        samplers[id(speaker.sampler)] = speaker.sampler
+        ticket = playing.guarded(lambda: speaker.sampler.submit(prompt, params))
+        waiting[id(speaker.sampler), ticket] = playing, speaker
+
     games: dict[tuple[int, ...], Game] = {}
-    for playing in [sit_down(*place) for place in places]:
-        go_on(playing)
+    opened = [sit_down(index, member) for index in range(len(tasks)) for member in range(group_size)]
+    go_on([(playing, playing.deal) for playing in opened])
     while waiting:
         for key in {key for key, _ in waiting}:
+            moves: list[tuple[_GameUnderway, Callable[[], None]]] = []
             for ticket, (completion,) in samplers[key].step().items():
                 playing, speaker = waiting.pop((key, ticket))
-                go_on(playing, partial(playing.hear, speaker, completion))
+                moves.append((playing, partial(playing.hear, speaker, completion)))
+            go_on(moves)
     return [[games[index, member] for member in range(group_size)] for index in range(len(tasks))]
 
 
@@ -326,6 +342,11 @@ class _GameUnderway:
     def deal(self) -> None:
         """Begins the game."""
         self.table.reset(seed=self.task.seed, options=self.task.options)
+
+    def after(self, move: Callable[[], None]) -> tuple[Speaker, list[int], SamplingParams] | None:
+        """Makes a move and plays on, see `until_a_model_speaks`."""
+        move()
+        return self.until_a_model_speaks()
 
     def until_a_model_speaks(self) -> tuple[Speaker, list[int], SamplingParams] | None:
         """Plays on until a speaker is to reply, and returns what to ask of it; None when the game is over."""

@@ -150,10 +150,7 @@ class TableRLTrainer(RLTrainer):
             speaker = self._speaker(self.ground.engine.sampler(self.policy), "policy", temperature)
             every: list[list[Game]] = []
             for opponent in config.test_opponents:
-                casting = against(speaker, opponent)
-                games = finished(
-                    play_games(tasks, len(self.seats), casting, seed=(HELD_OUT,), retries=config.episode_retries)
-                )
+                games = finished(self._play_games(tasks, len(self.seats), against(speaker, opponent), (HELD_OUT,)))
                 every += games
                 for seat in self.seats:
                     scores = [g.scores[seat] for alike in games for g in alike if g.players[seat] == "policy"]
@@ -169,9 +166,12 @@ class TableRLTrainer(RLTrainer):
         tasks = [Task(config.env, config.env_kwargs, seed) for seed in seeds]
         policy = self._speaker(sampler, "policy", config.temperature)
         casting = self._casting(policy, number, tasks)
-        seed, retries = (config.seed, number), config.episode_retries
-        self._games = play_games(tasks, config.group_size, casting, seed=seed, retries=retries)
+        self._games = self._play_games(tasks, config.group_size, casting, (config.seed, number))
         return [group for group in seat_groups(finished(self._games)) if len(group.episodes) > 1]
+
+    def _play_games(self, tasks: Sequence[Task], count: int, casting: Casting, seed: Sequence[int]) -> list[list[Game]]:
+        retries = self.table_config.episode_retries
+        return play_games(tasks, count, casting, seed=seed, retries=retries, calls=self.ground.calls)
 
     def _casting(self, policy: Speaker, number: int, tasks: Sequence[Task]) -> Casting:
         """Who plays each task: the policy in all seats, or in one against a script or a past version."""

@@ -115,7 +115,7 @@ class DistillationTeacher:
     def __init__(self, spec: TeacherSpec, policy: LoraPolicy, renderer: Renderer, pool: EnvPool) -> None:
         self.spec = spec
         self.policy = policy
-        self.pool = pool if spec.reads_as_student else EnvPool(lambda env: TeacherView(env, spec))
+        self.pool = pool if spec.reads_as_student else EnvPool(lambda env: TeacherView(env, spec), pool.calls)
         self._renderer = renderer
         self._student_pool = pool
 
@@ -140,8 +140,9 @@ class DistillationTeacher:
 
 
 def _opening(pool: EnvPool, task: Task) -> Sequence[Message]:
-    env = pool.take(task)
-    opening, _ = checked_reset(env, seed=task.seed, options=None if task.options is None else dict(task.options))
+    (env,) = pool.take_all([task])
+    options = None if task.options is None else dict(task.options)
+    opening, _ = pool.calls.run("an environment's reset", lambda: checked_reset(env, seed=task.seed, options=options))
     pool.give_back(task, env)
     return opening
 

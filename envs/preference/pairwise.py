@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol, TypeAlias, Unpack, get_args, runtime_checkable
 
 from ...messages import Message, Reply, assistant
 from ..core import GroupScore
 from ..named import Named
 from ..prompts import Conversation, PromptEnv, PromptOptions, as_conversation, finite_number, one_for_each
+from ..threads import DaemonExecutor
 from .overlap import word_overlap
 from .tournament import NO_OPINION, CompareAll, Pairing, Standings, play_all_pairs, play_ring, play_swiss
 
@@ -180,7 +180,7 @@ class Pairwise(ComparedEnv):
             return batch
         if self.concurrency == 1:
             return [comparer(first, second) for first, second in pairs]
-        with ThreadPoolExecutor(self.concurrency) as threads:
+        with DaemonExecutor(self.concurrency, "loragym comparisons") as threads:
             return list(threads.map(lambda pair: comparer(*pair), pairs))
 
 

@@ -11,6 +11,7 @@ this machine; `require` makes what you rely on a condition.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -37,6 +38,8 @@ _SCRIPT = Path(__file__).with_name("python_sandbox.py")
 _CHUNK = 65536
 _GRACE = 5.0
 """Seconds beyond the tool's own limit after which the environment gives the call up, should all else fail."""
+ENDING_SECONDS = 10.0
+"""How long a killed process may take to be gone."""
 _LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache")
 _DEVICES = ("/dev/urandom", "/dev/random", "/dev/zero")
 
@@ -284,7 +287,9 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):  # already gone; macOS says so with EPERM
         process.kill()
-    process.wait()
+    # What is killed and does not die is in the kernel's hands, and goes when they let go.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(ENDING_SECONDS)
 
 
 def _interpreter_paths(packages: bool) -> list[str]:

@@ -28,6 +28,12 @@ MAX_ATTEMPTS = 3
 MAX_FAILED_STARTS = 3
 MAX_KILLED_STARTS = 30
 """How often in a row workers may end by themselves, or be killed by somebody, before they are ready."""
+SENDING_SECONDS = 30.0
+"""How long a worker that is waiting for a job may take to read it."""
+HIRING_SECONDS = 600.0
+"""How long to wait for a worker while other threads have all of them."""
+ENDING_SECONDS = 10.0
+"""How long a killed worker may take to be gone."""
 STARTUP_SECONDS = 120.0
 """How long a worker may take until it is ready, on a machine that is busy."""
 _HERE = Path(__file__).resolve().parent
@@ -85,6 +91,8 @@ class _Worker:
             bufsize=0,
             start_new_session=True,
         )
+        assert self.process.stdin is not None
+        os.set_blocking(self.process.stdin.fileno(), False)
         self.job: int | None = None
         self.ready = False
         self.received = b""
@@ -92,12 +100,16 @@ class _Worker:
         self.send({"path": sys.path, **asdict(limits)})
 
     def send(self, message: Job) -> bool:
-        """Whether it arrived; it does not if the process is dead."""
+        """Whether it arrived; it does not if the process is dead, or stopped and reads nothing."""
         line = json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
         assert self.process.stdin is not None
+        deadline = time.monotonic() + SENDING_SECONDS
         try:
-            while line:
-                line = line[self.process.stdin.write(line) :]
+            while line := line[self.process.stdin.write(line) or 0 :]:
+                with selectors.DefaultSelector() as selector:
+                    selector.register(self.process.stdin, selectors.EVENT_WRITE)
+                    if not selector.select(max(0.0, deadline - time.monotonic())):
+                        return False
         except BrokenPipeError:
             return False
         return True
@@ -117,9 +129,13 @@ class _Worker:
     def end(self) -> int:
         """Kills the process if it lives; its exit code."""
         self.process.kill()
-        code = self.process.wait()
-        self.forget()
-        return code
+        try:
+            return self.process.wait(ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            # In the kernel's hands: it dies when they let go.
+            return -signal.SIGKILL
+        finally:
+            self.forget()
 
     def forget(self) -> None:
         for pipe in (self.process.stdin, self.process.stdout):
@@ -197,6 +213,7 @@ class WorkerPool:
 
     def _hire(self, wait: bool) -> _Worker | None:
         """A worker of one's own; None if all are busy and `wait` is not set."""
+        deadline = time.monotonic() + HIRING_SECONDS
         with self._free:
             while True:
                 if self._closed:
@@ -211,7 +228,11 @@ class WorkerPool:
                     return worker
                 if not wait:
                     return None
-                self._free.wait()
+                if not self._free.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
+                    raise RuntimeError(
+                        f"all {self.workers} workers of the grader were busy for {HIRING_SECONDS:g} s; do other "
+                        "threads hold on to them? A pool with more workers, or of one's own, helps"
+                    )
 
     def _release(self, worker: _Worker) -> None:
         with self._free:

@@ -17,6 +17,8 @@ from ...cache import cache_root
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+MAKING_SECONDS = 3600.0
+"""How long to wait for another process that makes the folder."""
 _CHECKED_BYTES = 64 * 2**20
 """Larger files are checked by their size alone: reading them through would cost what mapping them saves."""
 
@@ -33,7 +35,7 @@ def cached_folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
         make: fills an empty folder.
 
     Raises:
-        OSError: the cache cannot be written.
+        OSError: the cache cannot be written, or (`filelock.Timeout`) another process has been making it for too long.
     """
     from filelock import FileLock
 
@@ -41,7 +43,7 @@ def cached_folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     if _problem(folder) is None:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with FileLock(f"{folder}.lock", timeout=MAKING_SECONDS):
         problem = _problem(folder)
         if problem is None:
             return folder
