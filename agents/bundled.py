@@ -242,9 +242,10 @@ def _checked_gguf(source: Path, model: BundledModel, work: Path) -> Path:
 def _convert(gguf: Path, folder: Path, *, split_digits: bool) -> None:
     """Writes the model and the tokenizer of a GGUF file in the Hugging Face format."""
     import torch
-    from safetensors.torch import save_file
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from .tensor_files import write_tensors
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
     if split_digits:
@@ -269,7 +270,7 @@ def _convert(gguf: Path, folder: Path, *, split_digits: bool) -> None:
     tied = set(model.all_tied_weights_keys) if config.tie_word_embeddings else set()
     weights = {key: value.to(torch.bfloat16) for key, value in model.state_dict().items() if key not in tied}
     # By hand, for `save_pretrained` refuses a model that was read from a GGUF file.
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(weights, folder / "model.safetensors", {"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)
     config.architectures = [type(model).__name__]
     config.save_pretrained(folder)

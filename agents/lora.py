@@ -8,7 +8,7 @@ standard PEFT folder.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from ..envs.json_files import read_json_object
+from .tensor_files import unfit_tensors, write_tensors
 
 PEFT_PREFIX = "base_model.model."
 HEAD_NAME = "score"
@@ -222,7 +223,7 @@ def save_peft(
     peft_config.save_pretrained(str(folder))
     named = adapter.tensors() | ({} if head is None else {HEAD_WEIGHT: head})
     tensors = {name: tensor.detach().contiguous() for name, tensor in named.items()}
-    save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt", "loragym_base": fingerprint})
+    write_tensors(tensors, folder / ADAPTER_FILE, {"format": "pt", "loragym_base": fingerprint})
 
 
 def read_peft_config(folder: Path) -> dict[str, Any]:
@@ -338,14 +339,3 @@ def load_peft_tensors(
     if unfit := unfit_tensors(tensors):
         raise ValueError(f"{path} is damaged: {unfit}; use another checkpoint")
     return tensors
-
-
-def unfit_tensors(tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """Which of these tensors cannot be weights, in words; None if all can be."""
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            return f"{name} holds {str(tensor.dtype).removeprefix('torch.')}, floating-point numbers are expected"
-        # Not every narrow type has the operation itself.
-        if not torch.isfinite(tensor.double()).all():
-            return f"{name} holds numbers that are not finite"
-    return None

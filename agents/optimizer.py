@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ..envs.json_files import read_json_object
-from .lora import unfit_tensors
+from .tensor_files import unfit_tensors, write_tensors
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 POLICY_FILE = "policy.json"
@@ -187,7 +187,7 @@ class Adam:
             if (state := self._adamw.state.get(tensor))
             for part in _STATE
         }
-        save_file(moments, folder / OPTIMIZER_FILE)
+        write_tensors(moments, folder / OPTIMIZER_FILE)
         (folder / POLICY_FILE).write_text(json.dumps({"version": self.version}) + "\n", encoding="utf-8")
 
     @staticmethod

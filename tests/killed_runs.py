@@ -1,13 +1,14 @@
-"""Training runs in processes of their own, which die at an instant that is named beforehand, and are started again.
+"""Training runs in processes of their own, to which something happens at an instant that is named beforehand.
 
 An instant is a place and how often it has been reached: the third rename, the fortieth token. A run that nobody
 disturbs counts them, and the runs that are to die get one of those drawn. The process kills itself there with SIGKILL:
-nothing is flushed, closed or tidied up.
+nothing is flushed, closed or tidied up. Or its disk is full from there on, and every write fails half-way.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,34 +75,53 @@ FOLDERS = {"distillation": "student"}
 """Where in its directory a recipe's run lies, if not in it itself."""
 PLACES = ("sampling", "learning", "update", "checkpoint", "sync", "rename", "delete", "log", "transcript")
 """Where a run can be killed; see `install`."""
-PRELOADED = ["loragym.cli", "loragym.trainers", "loragym.recipes.rl_basic", "torch.utils.tensorboard", "transformers"]
+FULL_DISK = -1
+"""In place of a signal: from the instant on no write succeeds."""
+WRITES = ("checkpoint", "log", "transcript")
+"""Places where a full disk shows."""
+PRELOADED = [
+    "loragym.cli",
+    "loragym.trainers",
+    "loragym.recipes.rl_basic",
+    "tensorboard.summary.writer.record_writer",
+    "transformers",
+]
 
 
 @dataclass
 class Instants:
-    """Counts how often each place is reached, and kills the process at one of those times."""
+    """Counts how often each place is reached, and does something at one of those times."""
 
     place: str = ""
     number: int = 0
-    action: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    asked: int = signal.SIGKILL
+    is_full: bool = False
     counts: Counter[str] = field(default_factory=Counter)
 
     def is_now(self, place: str) -> bool:
         self.counts[place] += 1
-        return (place, self.counts[place]) == (self.place, self.number)
+        return self.is_full or (place, self.counts[place]) == (self.place, self.number)
 
     def reach(self, place: str) -> None:
         if self.is_now(place):
-            self.action()
+            self.act(place)
+
+    def act(self, place: str) -> None:
+        if self.asked != FULL_DISK:
+            os.kill(os.getpid(), self.asked)
+            return
+        self.is_full = True
+        if place in WRITES:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def install(instants: Instants) -> None:
     """Has this process tell when it reaches a place. For one that will not be used for anything else."""
-    import loragym.agents.lora
-    import loragym.agents.optimizer
+    import loragym.agents.tensor_files
     import torch
     from loragym.agents import LoraPolicy, LoraScorer
     from loragym.agents.torch_sampler import TorchSampler
+    from tensorboard.summary.writer.record_writer import RecordWriter
 
     def before(owner: Any, name: str, place: str) -> None:
         original = getattr(owner, name)
@@ -127,8 +147,7 @@ def install(instants: Instants) -> None:
     for learner in (LoraPolicy, LoraScorer):
         around(learner, "forward_backward", "learning")
     around(torch.optim.AdamW, "step", "update")
-    for module in (loragym.agents.lora, loragym.agents.optimizer):
-        around(module, "save_file", "checkpoint")
+    around(loragym.agents.tensor_files, "save_file", "checkpoint")
     before(os, "fsync", "sync")
     around(os, "rename", "rename")
     around(os, "rmdir", "delete")
@@ -138,17 +157,24 @@ def install(instants: Instants) -> None:
     def half_a_line(descriptor: int, data: bytes) -> int:
         if bytes(data).startswith(b'{"step"') and instants.is_now("log"):
             write(descriptor, data[: len(data) // 2])
-            instants.action()
+            instants.act("log")
         return write(descriptor, data)
 
     def half_a_file(path: Path, data: str, *args: Any, **kwargs: Any) -> int:
         place = "transcript" if path.parent.name == "transcripts" else "checkpoint"
         if instants.is_now(place):
             write_text(path, data[: len(data) // 2], *args, **kwargs)
-            instants.action()
+            instants.act(place)
         return write_text(path, data, *args, **kwargs)
 
+    def half_an_event(writer: Any, data: bytes) -> None:
+        write_event(writer, data)
+        if instants.is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_event = RecordWriter.write
     os.write, Path.write_text = half_a_line, half_a_file  # type: ignore[assignment, method-assign]
+    RecordWriter.write = half_an_event
 
 
 def arguments(recipe: str, workshop: Path, folder: Path, *more: str) -> list[str]:
@@ -177,7 +203,7 @@ def furnish(workshop: Path) -> Path:
 def run(
     recipe: str, workshop: Path, folder: Path, *more: str, place: str = "", number: int = 0, asked: int = signal.SIGKILL
 ) -> tuple[int, str, Counter[str]]:
-    """Runs in a process of its own, which gets a signal when it reaches a place for a certain time.
+    """Runs in a process of its own, which gets a signal (or `FULL_DISK`) when it reaches a place for a certain time.
 
     Returns:
         The exit code (negative: the signal that ended it), what was printed, and how often it reached each place.
@@ -210,14 +236,14 @@ def _run(command: list[str], output: str, place: str, number: int, asked: int) -
     from loragym.envs.games.tables import TABLES
 
     TABLES["KuhnPoker-v0"] = "lenient_poker:LenientPoker"
-    instants = Instants(place, number, lambda: os.kill(os.getpid(), asked))
+    instants = Instants(place, number, asked)
     install(instants)
     counts = Path(output).with_suffix(".counts")
     counts.unlink(missing_ok=True)
     try:
         main(command)
     finally:
-        instants.place = ""
+        instants.place, instants.is_full = "", False
         counts.write_text(json.dumps(instants.counts))
 
 

@@ -590,6 +590,9 @@ class FailingBoard:
         if self.fault == "blocking":
             FOREVER.wait()
 
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
     def close(self) -> None:
         if self.fault == "closing":
             raise OSError("the share is gone")
@@ -599,7 +602,7 @@ class FailingBoard:
 def test_a_tracker_that_fails_costs_a_warning(
     model: str, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", lambda *args, **kwargs: FailingBoard(fault))
+    monkeypatch.setattr("loragym.trainers.run_directory.Board", lambda folder: FailingBoard(fault))
     monkeypatch.setattr(
         "loragym.trainers.run_directory.Tracker", lambda make: Tracker(make, max_waiting=5, closing_seconds=0.3)
     )

@@ -34,7 +34,7 @@ from typing import IO, Any
 from ..envs.json_files import read_json_object
 from ..envs.secrets import redacted, redacted_texts
 from ..messages import Message
-from .board import rewrite_board
+from .board import Board, rewrite_board
 from .checkpoints import CheckpointStore, Retention, sync, write_durably
 from .config import RunConfig
 from .config_changes import (
@@ -104,7 +104,7 @@ class RunDirectory:
                 ) from error
             raise
         self._metrics: int | None = None
-        self._board: Any = None
+        self._board: Tracker | None = None
         self._unsynced: list[Path] = []
 
     @property
@@ -117,8 +117,6 @@ class RunDirectory:
 
     def start(self, step: int) -> None:
         """Opens the logs to go on at `step`; what a killed run logged beyond it is taken back."""
-        from torch.utils.tensorboard import SummaryWriter
-
         rows = [row for row in read_metrics(self.path) if row["step"] < step]
         if missing := sorted(set(range(step)) - {row["step"] for row in rows}):
             logger.warning(
@@ -136,15 +134,15 @@ class RunDirectory:
         self._metrics = os.open(self.path / METRICS_FILE, os.O_WRONLY | os.O_APPEND)
         folder = self.path / "tensorboard"
 
-        def board() -> Any:
+        def board() -> Board:
             rewrite_board(folder, rows)
-            return SummaryWriter(str(folder))
+            return Board(folder)
 
         self._board = Tracker(board)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds a step's figures to `metrics.jsonl` and TensorBoard."""
-        assert self._metrics is not None, "start() comes first"
+        assert self._metrics is not None and self._board is not None, "start() comes first"
         row = {"step": step, **{k: v if math.isfinite(v) else None for k, v in metrics.items()}}
         line = (json.dumps(row) + "\n").encode()
         while line:

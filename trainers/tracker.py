@@ -22,7 +22,7 @@ class Tracker:
     What it misses is in `metrics.jsonl` all the same.
 
     Args:
-        make: opens the board: something with `add_scalar(name, value, step)` and `close()`.
+        make: opens the board: a `board.Board`, or what has its methods.
         closing_seconds: how long `close` waits for what is left to be written.
     """
 
@@ -59,6 +59,8 @@ class Tracker:
                 if board is None:
                     board = make()
                 board.add_scalar(*figure)
+                if self._figures.empty():
+                    board.flush()
             except Exception as error:
                 self._warn(f"{type(error).__name__}: {error}")
         if board is not None:
