@@ -1,7 +1,7 @@
 """What checkpoints and resuming cost: bytes on the disk, and seconds to save, to check and to take one back.
 
-    python -m benchmarks.checkpoints
-    python -m benchmarks.checkpoints --model a/folder --lora-rank 8 --repetitions 9
+python -m benchmarks.checkpoints
+python -m benchmarks.checkpoints --model a/folder --lora-rank 8 --repetitions 9
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def main() -> None:
         sizes = Counter({path.name: path.stat().st_size for path in newest.iterdir()})
 
     print(f"{platform.processor() or platform.machine()}, {platform.platform()}")
-    print(f"{options.model}, rank {options.lora_rank}, {sum(p.numel() for p in policy.parameters):,} numbers in the adapter\n")
+    print(
+        f"{options.model}, rank {options.lora_rank}, {sum(p.numel() for p in policy.parameters):,} numbers in the adapter\n"
+    )
     print("| file of a checkpoint | MiB |\n|---|---|")
     for name, size in sizes.most_common():
         print(f"| {name} | {size / MIB:.3f} |")

@@ -8,7 +8,8 @@ The same task as `rl_basic`, with values from a critic in place of a group's mea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from loragym.trainers import RLConfig, rl
 from loragym.trainers.command_line import play_config
@@ -47,14 +48,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         {"test/greedy/env/correct": "solved, greedy", "test/sampled/env/correct": "solved, at temperature 1"}
         | {"test/greedy/reward": "reward, greedy", "test/sampled/reward": "reward, at temperature 1"},
     )
-    explained = [row["critic/explained_variance"] for row in read_metrics(config.run_dir) if "critic/loss" in row]
-    if explained:
-        tenth = max(1, len(explained) // 10)
-        first, last = (sum(part) / len(part) for part in (explained[:tenth], explained[-tenth:]))
+    rows = [row for row in read_metrics(config.run_dir) if row.get("critic/return_variance")]
+    if rows:
+        tenth = max(1, len(rows) // 10)
         print(
-            f"explained variance of the critic: {first:.2f} in the first tenth of the steps, {last:.2f} in the last\n"
+            f"variance of the returns that the critic explains: {explained(rows[:tenth]):.2f} in the first tenth of the "
+            f"steps, {explained(rows[-tenth:]):.2f} in the last\n"
         )
     print(what_next(config.run_dir))
+
+
+def explained(rows: Sequence[Mapping[str, Any]]) -> float:
+    """The share of the returns' variance in some steps that the critic explains, all steps together."""
+    # Not the mean of the shares: where nearly all is solved a step may have next to no variance.
+    whole = sum(row["critic/return_variance"] for row in rows)
+    return sum(row["critic/explained_variance"] * row["critic/return_variance"] for row in rows) / whole
 
 
 if __name__ == "__main__":

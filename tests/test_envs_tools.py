@@ -352,21 +352,17 @@ def results_after_close(env: Desk, loops: list[Any]) -> bool:
 
 
 def test_an_environment_that_is_dropped_leaves_no_loop_behind() -> None:
-    def loops() -> int:
-        return sum(thread.name == "loragym async tools" for thread in threading.enumerate())
+    def loops() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "loragym async tools"}
 
-    gc.collect()
-    time.sleep(0.05)
     before = loops()
     env = desk()
     results(env, ("wait_async", {"seconds": 0}))
-    assert loops() == before + 1
+    (own,) = loops() - before
     del env
     gc.collect()
-    deadline = time.monotonic() + 5
-    while loops() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert loops() == before
+    own.join(timeout=30)
+    assert not own.is_alive()
 
 
 def test_generators_follow_the_seed_and_the_order_of_the_calls() -> None:

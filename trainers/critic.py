@@ -90,6 +90,7 @@ class Critic:
         return {
             "critic/loss": out.loss,
             "critic/explained_variance": explained_variance(old, returns),
+            "critic/return_variance": float(np.var(returns)),
             "critic/value": float(old.mean()),
             "critic/grad_norm": updated["grad_norm"],
         }
