@@ -54,9 +54,8 @@ def main() -> None:
         sizes = Counter({path.name: path.stat().st_size for path in newest.iterdir()})
 
     print(f"{platform.processor() or platform.machine()}, {platform.platform()}")
-    print(
-        f"{options.model}, rank {options.lora_rank}, {sum(p.numel() for p in policy.parameters):,} numbers in the adapter\n"
-    )
+    size = sum(tensor.numel() for tensor in policy.parameters)
+    print(f"{options.model}, rank {options.lora_rank}, {size:,} numbers in the adapter\n")
     print("| file of a checkpoint | MiB |\n|---|---|")
     for name, size in sizes.most_common():
         print(f"| {name} | {size / MIB:.3f} |")

@@ -51,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = [row for row in read_metrics(config.run_dir) if row.get("critic/return_variance")]
     if rows:
         tenth = max(1, len(rows) // 10)
+        first, last = explained(rows[:tenth]), explained(rows[-tenth:])
         print(
-            f"variance of the returns that the critic explains: {explained(rows[:tenth]):.2f} in the first tenth of the "
-            f"steps, {explained(rows[-tenth:]):.2f} in the last\n"
+            f"variance that the critic explains: {first:.2f} in the first tenth of the steps, {last:.2f} in the last\n"
         )
     print(what_next(config.run_dir))
 
