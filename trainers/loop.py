@@ -75,16 +75,26 @@ def conduct(config: RunConfig, make: Callable[[], Trainer], columns: Sequence[Co
         trainer = make()
         try:
             run_steps(run, config, trainer.learner, trainer.step, trainer.total_steps, columns)
-            final = trainer.evaluate()
+            return _summed_up(run, trainer)
         finally:
             trainer.close()
+
+
+def _summed_up(run: RunDirectory, trainer: Trainer) -> dict[str, Any]:
+    """Evaluates what was trained, and marks the run as finished."""
+    try:
+        final = trainer.evaluate()
         elapsed = elapsed_seconds(read_metrics(run.path))
         run.log(trainer.total_steps, {**final, "time/elapsed": elapsed})
         rows = read_metrics(run.path)
         summary = {**trainer.summarize(rows, final), "health": health_summary(rows)}
         run.finish({**summary, "minutes": elapsed / 60, "peak_memory_mib": peak_memory_mib()})
-        assert run.summary is not None
-        return run.summary
+    except Exception as error:
+        done = f"all {trainer.total_steps} steps are done and saved in {run.path}"
+        error.add_note(f"{done}; run the same command again to have them summed up")
+        raise
+    assert run.summary is not None
+    return run.summary
 
 
 def held_out_figures(rows: Sequence[dict[str, Any]], step: int) -> dict[str, float]:

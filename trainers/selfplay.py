@@ -255,7 +255,9 @@ def play_games(
     opened = [sit_down(index, member) for index in range(len(tasks)) for member in range(group_size)]
     go_on([(playing, playing.deal) for playing in opened])
     while waiting:
-        for key in {key for key, _ in waiting}:
+        asked = {key for key, _ in waiting}
+        # In the order in which they were first asked: who is in a batch together decides how its numbers are rounded.
+        for key in [key for key in samplers if key in asked]:
             moves: list[tuple[_GameUnderway, Callable[[], None]]] = []
             for ticket, (completion,) in samplers[key].step().items():
                 playing, speaker = waiting.pop((key, ticket))
