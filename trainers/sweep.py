@@ -178,15 +178,20 @@ def draw(results: Sequence[Mapping[str, Any]], axes: Sequence[Axis], metric: str
         if is_scale and len(axes) == 1:
             order = np.argsort(np.array(numbers, dtype=float))
             panel.plot([numbers[i] for i in order], [known[i][metric] for i in order], "-", color="C0", alpha=0.5)
-        positive = is_scale and min(n for n in numbers if n is not None) > 0
-        if positive and max(n for n in numbers if n) / min(n for n in numbers if n) >= 10:
+        if is_scale and _spans_a_decade([number for number in numbers if number is not None]):
             panel.set_xscale("log")
+        if _spans_a_decade([row[metric] for row in known]):
+            panel.set_yscale("log")
         panel.set_xlabel(axis.field)
         panel.set_ylabel(metric)
         panel.grid(alpha=0.3)
     figure.savefig(picture, dpi=110)
     pyplot.close(figure)
     return picture
+
+
+def _spans_a_decade(values: Sequence[float]) -> bool:
+    return bool(values) and min(values) > 0 and max(values) / min(values) >= 10
 
 
 def _outcome(
