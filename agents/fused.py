@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from . import kernels
 from .attention import AttentionOptions, Layout
+from .decoding import ProjectionPlan, Stepper, Update, project
 from .elementwise import gated, rms_norm, rotary
 from .lora import Adapter
 
@@ -40,6 +41,9 @@ PACKED_SHARE = 0.25
 FEW_ROWS = 48
 """Up to so many rows the adapter's small products are quicker by our kernel than by the library's."""
 
+Packed = kernels.Packed | torch.Tensor
+"""A packed weight: ours, or oneDNN's."""
+
 
 class FusedDecoder:
     """The decoder of a transformers model, from token ids to normalised hidden states."""
@@ -50,7 +54,9 @@ class FusedDecoder:
         prefix = f"{model.base_model_prefix}.layers"
         self.layers = [_Layer(layer, f"{prefix}.{i}", self.config) for i, layer in enumerate(self.decoder.layers)]
         self.head: Any = model.get_output_embeddings()
-        self.packed_head: torch.Tensor | None = None
+        self.packed_head: Packed | None = None
+        self.stepper: Stepper | None = None
+        """Decoding steps in one call; None where there are none for this decoder, and until `pack`."""
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> FusedDecoder | None:
@@ -70,16 +76,33 @@ class FusedDecoder:
         self, tokens_T: torch.Tensor, positions_T: torch.Tensor, layout: Layout, adapter: Adapter | None
     ) -> torch.Tensor:
         """The last layer's normalised states `(T, hidden)`."""
-        x = self.decoder.embed_tokens(tokens_T)
+        x = self.embedded(tokens_T)
         angles: dict[str | None, tuple[torch.Tensor, torch.Tensor]] = {}
         for layer in self.layers:
             if layer.kind not in angles:
-                asked = (layer.kind,) if layer.kind is not None else ()
-                cos, sin = self.decoder.rotary_emb(x, positions_T[None], *asked)
-                low, high = sin[0, :, None].chunk(2, -1)
-                angles[layer.kind] = cos[0, :, None], torch.cat((-low, high), -1)
+                angles[layer.kind] = self.angles(layer.kind, x, positions_T)
             x = layer(x, angles[layer.kind], layout, adapter)
+        return self.normed(x)
+
+    def embedded(self, tokens_T: torch.Tensor) -> torch.Tensor:
+        """The first layer's input, `(T, hidden)`."""
+        return self.decoder.embed_tokens(tokens_T)
+
+    def angles(self, kind: str | None, x: torch.Tensor, positions_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines `(T, 1, D)`, the sine with the sign of its half; of `x` only type and device count."""
+        asked = (kind,) if kind is not None else ()
+        cos, sin = self.decoder.rotary_emb(x, positions_T[None], *asked)
+        low, high = sin[0, :, None].chunk(2, -1)
+        return cos[0, :, None], torch.cat((-low, high), -1)
+
+    def normed(self, x: torch.Tensor) -> torch.Tensor:
+        """The last layer's output, normalised."""
         return norm(self.decoder.norm, x)
+
+    @staticmethod
+    def kind_of(module: nn.Module, like: torch.Tensor) -> tuple[float, float] | None:
+        """(offset of the weight, epsilon) of an RMS norm for tensors such as `like`; None if it is another norm."""
+        return _kind_of(module, like)
 
     def logits(self, hidden_XH: torch.Tensor) -> torch.Tensor | None:
         """The head's product with packed weights; None where they are not packed or a gradient is wanted."""
@@ -96,15 +119,16 @@ class FusedDecoder:
             return
         for layer in self.layers:
             for projection in layer.projections:
-                projection.packed = packed(projection.weight)
+                projection.pack()
         self.packed_head = packed(weight)
+        self.stepper = Stepper.of(self)
 
     def unpack(self) -> None:
         """Gives the second copy of the weights back."""
         for layer in self.layers:
             for projection in layer.projections:
-                projection.packed = None
-        self.packed_head = None
+                projection.packed = projection.plan = None
+        self.packed_head = self.stepper = None
 
 
 class _Layer:
@@ -114,10 +138,10 @@ class _Layer:
         self.layer = layer
         attn = layer.self_attn
         self.index: int = attn.layer_idx
-        self.qkv = _Projection.stacked(attn, f"{name}.self_attn", ("q_proj", "k_proj", "v_proj"))
-        self.o = _Projection.stacked(attn, f"{name}.self_attn", ("o_proj",))
-        self.gate_up = _Projection.stacked(layer.mlp, f"{name}.mlp", ("gate_proj", "up_proj"))
-        self.down = _Projection.stacked(layer.mlp, f"{name}.mlp", ("down_proj",))
+        self.qkv = Projection.stacked(attn, f"{name}.self_attn", ("q_proj", "k_proj", "v_proj"))
+        self.o = Projection.stacked(attn, f"{name}.self_attn", ("o_proj",))
+        self.gate_up = Projection.stacked(layer.mlp, f"{name}.mlp", ("gate_proj", "up_proj"))
+        self.down = Projection.stacked(layer.mlp, f"{name}.mlp", ("down_proj",))
         self.projections = (self.qkv, self.o, self.gate_up, self.down)
         self.head_dim: int = attn.head_dim
         self.groups = self.qkv.sizes[1] // self.head_dim
@@ -133,6 +157,15 @@ class _Layer:
         self.activation = ACTIVATIONS[_activation(config)]
         # Gemma's norms stand behind attention and MLP too.
         self.sandwich = hasattr(layer, "pre_feedforward_layernorm")
+        behind = layer.post_attention_layernorm
+        self.norms = (
+            layer.input_layernorm,
+            *((behind, layer.pre_feedforward_layernorm) if self.sandwich else (None, behind)),
+            layer.post_feedforward_layernorm if self.sandwich else None,
+            getattr(attn, "q_norm", None),
+            getattr(attn, "k_norm", None),
+        )
+        """Before and after attention, before and after the MLP, of queries and of keys; None where there is none."""
 
     def __call__(
         self,
@@ -166,17 +199,19 @@ class _Layer:
 
 
 @dataclass(slots=True)
-class _Projection:
+class Projection:
     """Linear layers with the same input as one product; `weight` is `(N, K)`."""
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     weight: torch.Tensor
     bias: torch.Tensor | None
-    packed: torch.Tensor | None = None
+    packed: Packed | None = None
+    plan: ProjectionPlan | None = None
+    """For the compiled products, where the layers come in whole blocks."""
 
     @classmethod
-    def stacked(cls, parent: nn.Module, prefix: str, names: Sequence[str]) -> _Projection:
+    def stacked(cls, parent: nn.Module, prefix: str, names: Sequence[str]) -> Projection:
         modules = [getattr(parent, name) for name in names]
         sizes = tuple(module.out_features for module in modules)
         full_names = tuple(f"{prefix}.{name}" for name in names)
@@ -197,6 +232,8 @@ class _Projection:
         if not any(pairs):
             return _linear(x, self.weight, self.bias, residual) if torch.is_grad_enabled() else self._base(x, residual)
         assert adapter is not None
+        if self.plan is not None and adapter.stacks is not None and not torch.is_grad_enabled():
+            return project(x, self.plan, self.update(adapter), residual)
         if torch.is_grad_enabled():
             tensors = [tensor for pair in pairs for tensor in (pair or (None, None))]
             return _LoraLinear.apply(x, residual, self, adapter.scale, *tensors)
@@ -207,6 +244,22 @@ class _Projection:
                 update.pack()
                 adapter.stacks[self.names] = update
         return update.add_to(self._base(x, residual), x)
+
+    def pack(self) -> None:
+        """Lays the weight out a second time."""
+        self.packed = packed(self.weight)
+        if isinstance(self.packed, kernels.Packed) and not any(size % kernels.LANES for size in self.sizes):
+            bias = None if self.bias is None else self.bias.data_ptr()
+            self.plan = ProjectionPlan(self.packed.values.data_ptr(), bias, *self.weight.shape)
+
+    def update(self, adapter: Adapter) -> Update:
+        """A snapshot's adapter on these layers, packed, made once."""
+        assert adapter.stacks is not None, "only a snapshot's adapter stays as it is"
+        key = ("packed", *self.names)
+        if key not in adapter.stacks:
+            pairs = [adapter.pairs.get(name) for name in self.names]
+            adapter.stacks[key] = Update.of(pairs, self.sizes, adapter.scale, self.weight.dtype)
+        return adapter.stacks[key]
 
     def _base(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
         if self.packed is None:
@@ -223,7 +276,7 @@ class _Stack:
     ranks: list[int]
     """Where each layer's adapter begins among the ranks, and where the last one ends; `outputs` likewise."""
     outputs: list[int]
-    packed: tuple[torch.Tensor, torch.Tensor] | None = None
+    packed: tuple[Packed, Packed] | None = None
     for_few_rows: tuple[torch.Tensor, ...] | None = None
 
     @classmethod
@@ -273,7 +326,7 @@ class _LoraLinear(torch.autograd.Function):
         ctx: Any,
         x: torch.Tensor,
         residual: torch.Tensor | None,
-        projection: _Projection,
+        projection: Projection,
         scale: float,
         *tensors: torch.Tensor | None,
     ) -> torch.Tensor:
@@ -320,12 +373,16 @@ _NORM_KINDS: WeakKeyDictionary[nn.Module, tuple[float, float] | None] = WeakKeyD
 
 def norm(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """What the module gives; an RMS norm goes through `rms_norm`, whatever the module calls its parts."""
-    if module not in _NORM_KINDS:
-        _NORM_KINDS[module] = _norm_kind(module, x)
-    kind = _NORM_KINDS[module]
+    kind = _kind_of(module, x)
     if kind is None:
         return module(x)
     return rms_norm(x, module.weight, *kind)  # type: ignore[arg-type]
+
+
+def _kind_of(module: nn.Module, like: torch.Tensor) -> tuple[float, float] | None:
+    if module not in _NORM_KINDS:
+        _NORM_KINDS[module] = _norm_kind(module, like)
+    return _NORM_KINDS[module]
 
 
 @torch.no_grad()
@@ -357,23 +414,32 @@ def _linear(
 
 
 def can_pack(weight: torch.Tensor) -> bool:
-    """Whether oneDNN has packed products for such a weight here."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    """Whether there are products with packed weights for such a weight here: ours, or else oneDNN's."""
+    if weight.device.type != "cpu":
+        return False
+    if kernels.can_pack(weight.dtype):
+        return True
+    if not torch.backends.mkldnn.is_available():
         return False
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return weight.dtype == torch.float32
 
 
-def packed(weight: torch.Tensor) -> torch.Tensor:
-    """The weight `(N, K)` in the blocks that oneDNN's products read."""
-    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+def packed(weight: torch.Tensor) -> Packed:
+    """The weight `(N, K)` in the order that the products read."""
+    weight = weight.detach()
+    if kernels.can_pack(weight.dtype) and weight.shape[1] % 2 == 0:
+        return kernels.pack(weight)
+    return torch.ops.mkldnn._reorder_linear_weight(weight, None)
 
 
 def _packed_linear(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, other: torch.Tensor | None = None
+    x: torch.Tensor, weight: Packed, bias: torch.Tensor | None, other: torch.Tensor | None = None
 ) -> torch.Tensor:
     """`x W^T + bias + other` with a packed weight."""
+    if isinstance(weight, kernels.Packed):
+        return kernels.product(x, weight, bias, other)
     if other is None:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return torch.ops.mkldnn._linear_pointwise.binary(x, other, weight, bias, "add")

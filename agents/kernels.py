@@ -1,8 +1,8 @@
-"""The parts of a decoder that are not matrix products, compiled for the processor at hand (`kernels.cpp`).
+"""What a decoder is made of, compiled for the processor at hand (`kernels.cpp`, `decoder.cpp`).
 
-torch takes several operators for each of them, and on a CPU an operator on little data costs more to start than to
+torch takes several operators for each part, and on a CPU an operator on little data costs more to start than to
 compute. The machine's own C++ compiler makes the library once, into the cache folder. Nothing needs it: without a
-compiler, or with `LORAGYM_KERNELS=0`, torch's operators do the work.
+compiler, or with `LORAGYM_KERNELS=0`, torch's operators do the work. The whole decoding step is in `decoding`.
 
 Shapes: `(T, K)` or `(T, heads, D)`; the values of a row lie next to each other, rows may lie apart.
 """
@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import tempfile
 from ctypes import c_float, c_int, c_int64, c_long, c_void_p
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SWITCH = "LORAGYM_KERNELS"
-SOURCE = Path(__file__).with_name("kernels.cpp")
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
+HEADER, *SOURCES = (Path(__file__).with_name(name) for name in ("kernels.h", "kernels.cpp", "decoder.cpp"))
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
+LANES = 16
+"""A packed weight's outputs come in blocks of so many; `decoder.cpp` has the same number."""
 SUFFIXES = {torch.float32: "float", torch.bfloat16: "bfloat16"}
 ACTIVATIONS = {"silu": 0, "tanh": 1}
 HEAD_SIZES = {16, 32, 64, 96, 128, 256}
@@ -51,6 +54,13 @@ _ARGUMENTS = {
     "add_lora": [_POINTER] * 4 + [_SIZE] * 4 + [_POINTER] * 2 + [c_int],
     "attend": [_POINTER] * 9 + [_SIZE] * 9 + [c_float, c_float, c_int64, c_int],
 }
+_PACKING_ARGUMENTS = {
+    "pack": [_POINTER] * 2 + [_SIZE] * 5 + [c_int],
+    "product": [_POINTER] * 5 + [_SIZE] * 3 + [c_int],
+    "project": [_POINTER, _SIZE, *[_POINTER] * 4, c_int],
+    "decode": [_POINTER] * 2 + [c_int],
+}
+"""Functions that the library has for a type only where the processor multiplies it."""
 
 
 def usable(*tensors: torch.Tensor) -> bool:
@@ -83,17 +93,18 @@ def functions() -> dict[tuple[str, torch.dtype], ctypes._NamedFuncPointer] | Non
         said = getattr(error, "stderr", None) or str(error)
         logger.warning(
             "%s could not be compiled, torch's operators are used instead, which are slower (%s=0 silences this): %s",
-            SOURCE.name,
+            " and ".join(source.name for source in SOURCES),
             SWITCH,
             said.strip()[-500:],
         )
         return None
     found = {}
-    for name, arguments in _ARGUMENTS.items():
+    for name, arguments in (_ARGUMENTS | _PACKING_ARGUMENTS).items():
         for dtype, suffix in SUFFIXES.items():
-            function = getattr(library, f"{name}_{suffix}")
-            function.argtypes, function.restype = arguments, None
-            found[name, dtype] = function
+            function = getattr(library, f"{name}_{suffix}", None)
+            if function is not None:
+                function.argtypes, function.restype = arguments, None
+                found[name, dtype] = function
     return found
 
 
@@ -105,7 +116,8 @@ def _compiled(compiler: list[str]) -> Path:
             [*compiler, *arguments], check=True, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
         ).stdout
 
-    parts = (SOURCE.read_text(), *FLAGS, run("--version"), platform.machine(), _processor())
+    texts = [source.read_text() for source in (HEADER, *SOURCES)]
+    parts = (*texts, *FLAGS, run("--version"), platform.machine(), _processor())
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     path = cache_root() / "kernels" / f"{name}.so"
     if not path.exists():
@@ -113,7 +125,8 @@ def _compiled(compiler: list[str]) -> Path:
         # Elsewhere first: a second process never sees half a library.
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name
-            run(*FLAGS, "-o", str(made), str(SOURCE))
+            logger.info("compiling %s, once for this machine", " and ".join(source.name for source in SOURCES))
+            run(*FLAGS, "-o", str(made), *map(str, SOURCES))
             made.replace(path)
     return path
 
@@ -138,11 +151,52 @@ def _sizes(x: torch.Tensor) -> tuple[int, int, int]:
     return (x.shape[0], 1, x.shape[1]) if x.dim() == 2 else (x.shape[0], x.shape[1], x.shape[2])
 
 
-def call(name: str, dtype: torch.dtype, *arguments: float) -> None:
+def call(name: str, dtype: torch.dtype, *arguments: float | None) -> None:
     """Runs a kernel on torch's number of threads; all of them come through here."""
     table = functions()
     assert table is not None
     table[name, dtype](*arguments, torch.get_num_threads())
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A weight `(outputs, inputs)` in the order in which `product` reads it, see `decoder.cpp`."""
+
+    values: torch.Tensor
+    outputs: int
+    inputs: int
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether there are products with packed weights of this type here."""
+    table = functions()
+    return table is not None and ("product", dtype) in table
+
+
+def pack(weight_NK: torch.Tensor, inputs: int | None = None) -> Packed:
+    """Packs a weight; `inputs` above K are filled up with zeros. `can_pack` says whether that is possible.
+
+    Raises:
+        ValueError: the inputs are odd in number, and the type is narrow.
+    """
+    (N, K), inputs = weight_NK.shape, inputs or weight_NK.shape[1]
+    if inputs % (4 // weight_NK.element_size()):
+        raise ValueError(f"{weight_NK.dtype} is packed by pairs of inputs, got {inputs} inputs")
+    values = torch.empty(-(-N // LANES) * LANES * inputs, dtype=weight_NK.dtype)
+    call("pack", values.dtype, weight_NK.data_ptr(), values.data_ptr(), N, K, *weight_NK.stride(), inputs)
+    return Packed(values, N, inputs)
+
+
+def product(
+    x: torch.Tensor, weight: Packed, bias_N: torch.Tensor | None = None, other: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`x W^T + bias + other`, rounded once; `x` is `(..., K)`, `other` and the result `(..., N)`."""
+    x, other = x.contiguous(), None if other is None else other.contiguous()
+    y = torch.empty(*x.shape[:-1], weight.outputs, dtype=x.dtype)
+    extras = (None if tensor is None else tensor.data_ptr() for tensor in (bias_N, other))
+    pointers = x.data_ptr(), weight.values.data_ptr(), *extras, y.data_ptr()
+    call("product", y.dtype, *pointers, x.numel() // weight.inputs, weight.outputs, weight.inputs)
+    return y
 
 
 def rms_norm(x: torch.Tensor, weight_K: torch.Tensor, offset: float, eps: float) -> torch.Tensor:

@@ -21,6 +21,7 @@ import torch
 
 from . import kernels
 from .attention import AttentionOptions, TreeLayout, scaled_product
+from .decoding import PackedPrompts, Seat
 from .exclusive import exclusive
 from .lora import Adapter
 from .memory import OutOfMemory, is_out_of_memory, note_shortage, release_memory
@@ -137,6 +138,7 @@ class TorchSampler:
         self._rows: list[_Row] = []
         self._tails: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._like: dict[int, torch.Tensor] = {}
+        self._packed: dict[KeyValues, PackedPrompts] = {}
         self._past = Finished(reuse_bytes)
         self._kept = self._reused = 0
         self._under_way = 0
@@ -217,7 +219,7 @@ class TorchSampler:
     def _begin_again(self, problem: str) -> None:
         """Queues all unfinished samples anew, half as many at a time."""
         before = self.max_concurrent
-        self._rows, self._tails, self._like = [], {}, {}
+        self._rows, self._tails, self._like, self._packed = [], {}, {}, {}
         self._past = Finished(self._past.max_bytes // 2)
         self._under_way = 0
         self._waiting.clear()
@@ -321,11 +323,19 @@ class TorchSampler:
         self._make_room(len(rows), max(row.own for row in rows))
         tokens_B = torch.as_tensor([row.samples[0].tokens[-1] for row in rows], device=device)
         positions_B = torch.as_tensor([row.length - 1 for row in rows], device=device)
-        layout = _DecodeLayout(rows, self._tails, positions_B)
-        hidden = self.base.hidden_states(tokens_B, positions_B, layout, self.adapter)
+        hidden = self._new_states(tokens_B, positions_B)
         survivors = self._draw(rows, self.base.logits(hidden, self.adapter))
         self._keep(rows, survivors)
         self._rearrange(survivors)
+
+    def _new_states(self, tokens_B: torch.Tensor, positions_B: torch.Tensor) -> torch.Tensor:
+        """The states of a new token for each row; in one call where there is one."""
+        stepper = None if self.base.fused is None else self.base.fused.stepper
+        if stepper is not None and kernels.usable(*self._tails[0]):
+            seats = [Seat(row.own, row.wave, row.place, row.prompt_length) for row in self._rows]
+            return stepper(tokens_B, positions_B, seats, self._tails, self._packed, self.adapter)
+        layout = _DecodeLayout(self._rows, self._tails, positions_B)
+        return self.base.hidden_states(tokens_B, positions_B, layout, self.adapter)
 
     def _draw(self, rows: list[_Row], logits: torch.Tensor) -> list[list[_Row]]:
         """Gives each sample its next token; returns for each row the rows that its unfinished samples part into."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from loragym.agents import Completion, LoraPolicy, SamplingParams, TorchSampler
 from loragym.agents.packing import pack_sequences
 from loragym.agents.reuse import Finished, KeyValues, Span
-from tiny_engine import FAMILIES, family_base, random_tokens, stirred_policy
+from tiny_engine import FAMILIES, count_tokens, family_base, random_tokens, stirred_policy
 
 PROMPTS = [random_tokens(0, 9) + random_tokens(10 + i, 2 * i) for i in range(5)]
 """They begin alike, and one begins all others."""
@@ -36,17 +36,7 @@ def conversation(policy: LoraPolicy, sampler: Any, n: int, turns: int = 4) -> li
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens each pass of a model computes."""
-    counts: list[int] = []
-    from loragym.agents import BaseModel
-
-    hidden_states = BaseModel.hidden_states
-
-    def counted(self: BaseModel, tokens_T: torch.Tensor, *args: Any) -> torch.Tensor:
-        counts.append(len(tokens_T))
-        return hidden_states(self, tokens_T, *args)
-
-    monkeypatch.setattr(BaseModel, "hidden_states", counted)
-    return counts
+    return count_tokens(monkeypatch)
 
 
 @pytest.mark.parametrize("n", [1, 3])

@@ -14,7 +14,16 @@ from chances import chance_of_at_least, truncated_by_hand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loragym.agents import AdamParams, Completion, Datum, LoraConfig, LoraPolicy, SamplingParams, TorchSampler
-from tiny_engine import FAMILIES, eager, family_base, random_tokens, reference_logits, stirred_policy, tiny_base
+from tiny_engine import (
+    FAMILIES,
+    count_tokens,
+    eager,
+    family_base,
+    random_tokens,
+    reference_logits,
+    stirred_policy,
+    tiny_base,
+)
 
 PROMPTS = [random_tokens(i, 7) + random_tokens(10 + i, 3 * i + 1) for i in (0, 0, 1, 2, 3)] + [random_tokens(0, 7)]
 """A repeated prompt, one that begins another, and lengths from 7 to 17."""
@@ -340,14 +349,7 @@ def test_the_base_itself_samples_without_any_adapter() -> None:
 
 
 def test_samples_that_agree_so_far_are_computed_once(policy: LoraPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
-    computed: list[int] = []
-    hidden_states = policy.base.hidden_states
-
-    def counted(tokens_T: torch.Tensor, *args: Any) -> torch.Tensor:
-        computed.append(len(tokens_T))
-        return hidden_states(tokens_T, *args)
-
-    monkeypatch.setattr(policy.base, "hidden_states", counted)
+    computed = count_tokens(monkeypatch)
     policy.sampler().sample([PROMPTS[0]], 16, SamplingParams(max_tokens=4, temperature=0.0, stop=()))
     assert computed == [len(PROMPTS[0]), 1, 1, 1]
 

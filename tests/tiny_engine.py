@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from loragym.agents import BaseModel, Datum, LoraConfig, LoraPolicy
 from loragym.agents.attention import IMPLEMENTATION
+from loragym.agents.decoding import Stepper
 from loragym.agents.lora import Adapter
 from loragym.agents.testing import tiny_model
 
@@ -63,6 +65,24 @@ def stirred(policy: LoraPolicy, seed: int = 0, size: float = 0.05) -> LoraPolicy
 
 def stirred_policy(base: BaseModel, name: str = "policy", *, seed: int = 0, **config: Any) -> LoraPolicy:
     return stirred(base.add_lora(name, LoraConfig(**{"rank": 4, **config})), seed)
+
+
+def count_tokens(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that gets the number of tokens of each pass through any model's layers, whichever way it takes."""
+    computed: list[int] = []
+    through, step = BaseModel.hidden_states, Stepper.__call__
+
+    def counted(self: BaseModel, tokens_T: torch.Tensor, *args: Any) -> torch.Tensor:
+        computed.append(len(tokens_T))
+        return through(self, tokens_T, *args)
+
+    def counted_step(self: Stepper, tokens_B: torch.Tensor, *args: Any) -> torch.Tensor:
+        computed.append(len(tokens_B))
+        return step(self, tokens_B, *args)
+
+    monkeypatch.setattr(BaseModel, "hidden_states", counted)
+    monkeypatch.setattr(Stepper, "__call__", counted_step)
+    return computed
 
 
 def random_tokens(seed: int, length: int, vocabulary: int = 256) -> list[int]:
