@@ -181,6 +181,54 @@ static void add_lora(const T *x, const T *a, const T *b, T *y, long rows, long K
     }
 }
 
+// e^x for x up to 0; nothing where it is as good as nothing, so that what is impossible stays so.
+static inline float share(float x) { return x < -87.0f ? 0.0f : exponential(x); }
+
+// The log of the sum of exponentials of each row of logits, divided by the row's temperature. `blocks`, if any, gets the
+// probability of each `block` entries, the last of which may be fewer.
+template <typename T>
+static void normalizers(const T *logits, const float *temperatures, float *found, float *blocks, long rows, long size,
+                        long block, int threads) {
+    const long count = (size + block - 1) / block;
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<float> sums(count);
+#pragma omp for schedule(static)
+        for (long row = 0; row < rows; row++) {
+            const T *x = logits + row * size;
+            const float temperature = temperatures[row];
+            float highest = -INFINITY, total = 0.0f;
+#pragma omp simd reduction(max : highest)
+            for (long i = 0; i < size; i++) highest = std::max(highest, widen(x[i]));
+            highest /= temperature;
+            for (long b = 0; b < count; b++) {
+                const long last = std::min(size, (b + 1) * block);
+                float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+                for (long i = b * block; i < last; i++) sum += share(widen(x[i]) / temperature - highest);
+                total += sums[b] = sum;
+            }
+            found[row] = highest + std::log(total);
+            if (blocks)
+                for (long b = 0; b < count; b++) blocks[row * count + b] = sums[b] / total;
+        }
+    }
+}
+
+// The gradient of logits for which `outer` is that of their normalizers, and no other: outer * probability / temperature.
+template <typename T>
+static void normalizers_backward(const T *logits, const float *temperatures, const float *normalizers,
+                                 const float *outer, T *grad, long rows, long size, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long row = 0; row < rows; row++) {
+        const T *x = logits + row * size;
+        T *to = grad + row * size;
+        const float temperature = temperatures[row], lse = normalizers[row], factor = outer[row] / temperature;
+#pragma omp simd
+        for (long i = 0; i < size; i++) to[i] = narrow<T>(factor * share(widen(x[i]) / temperature - lse));
+    }
+}
+
 #define FOR_TYPE(T, SUFFIX)                                                                                            \
     extern "C" void rms_norm_##SUFFIX(const T *x, const T *weight, T *y, long rows, long heads, long size,             \
                                       long x_stride, long y_stride, float offset, float eps, int threads) {            \
@@ -206,6 +254,14 @@ static void add_lora(const T *x, const T *a, const T *b, T *y, long rows, long K
     extern "C" void add_lora_##SUFFIX(const T *x, const T *a, const T *b, T *y, long rows, long K, long N, long parts, \
                                       const int64_t *ranks, const int64_t *outputs, int threads) {                     \
         add_lora(x, a, b, y, rows, K, N, parts, ranks, outputs, threads);                                              \
+    }                                                                                                                  \
+    extern "C" void normalizers_##SUFFIX(const T *logits, const float *temperatures, float *found, float *blocks,      \
+                                         long rows, long size, long block, int threads) {                              \
+        normalizers(logits, temperatures, found, blocks, rows, size, block, threads);                                  \
+    }                                                                                                                  \
+    extern "C" void normalizers_backward_##SUFFIX(const T *logits, const float *temperatures, const float *known,      \
+                                                  const float *outer, T *grad, long rows, long size, int threads) {    \
+        normalizers_backward(logits, temperatures, known, outer, grad, rows, size, threads);                           \
     }                                                                                                                  \
     extern "C" void attend_##SUFFIX(const T *q, const T *new_k, const T *new_v, T *keys, T *values,                    \
                                     const int64_t *place, T *prompt, const int64_t *prompt_length, T *out, long B,     \

@@ -52,6 +52,8 @@ _ARGUMENTS = {
     "gated_backward": [_POINTER] * 3 + [_SIZE] * 2 + [c_int, c_int],
     "rotary": [_POINTER] * 4 + [_SIZE] * 5 + [c_int, c_int],
     "add_lora": [_POINTER] * 4 + [_SIZE] * 4 + [_POINTER] * 2 + [c_int],
+    "normalizers": [_POINTER] * 4 + [_SIZE] * 3 + [c_int],
+    "normalizers_backward": [_POINTER] * 5 + [_SIZE] * 2 + [c_int],
     "attend": [_POINTER] * 9 + [_SIZE] * 9 + [c_float, c_float, c_int64, c_int],
 }
 _PACKING_ARGUMENTS = {
@@ -249,6 +251,36 @@ def rotary(
     pointers = laid.data_ptr(), cos_T1D.contiguous().data_ptr(), sin_T1D.contiguous().data_ptr(), y.data_ptr()
     call("rotary", y.dtype, *pointers, *x_THD.shape, laid.stride(0), y.stride(0), back)
     return y
+
+
+def normalizers(
+    logits_UV: torch.Tensor, temperatures_U: torch.Tensor, block: int = 0
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The log of the sum of exponentials of each row, `(U,)` in float32, and the probability of blocks of entries.
+
+    Args:
+        logits_UV: what is divided by the temperatures.
+        temperatures_U: float32.
+        block: entries in a block; 0 for no blocks.
+    """
+    logits_UV = logits_UV.contiguous()
+    U, V = logits_UV.shape
+    found = torch.empty(U)
+    blocks = torch.empty(U, -(-V // block)) if block else None
+    pointers = logits_UV.data_ptr(), temperatures_U.data_ptr(), found.data_ptr()
+    call("normalizers", logits_UV.dtype, *pointers, None if blocks is None else blocks.data_ptr(), U, V, block or V)
+    return found, blocks
+
+
+def normalizers_backward(
+    logits_UV: torch.Tensor, temperatures_U: torch.Tensor, normalizers_U: torch.Tensor, outer_U: torch.Tensor
+) -> torch.Tensor:
+    """The gradient of logits by way of their `normalizers`; all but the logits in float32 and contiguous."""
+    logits_UV = logits_UV.contiguous()
+    grad_UV = torch.empty_like(logits_UV)
+    given = (logits_UV, temperatures_U, normalizers_U, outer_U, grad_UV)
+    call("normalizers_backward", logits_UV.dtype, *(tensor.data_ptr() for tensor in given), *logits_UV.shape)
+    return grad_UV
 
 
 def add_lora(

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from . import kernels
 from .logprobs import log_normalizer, row_chunks, tempered
 
 DRAW_BLOCK = 512
@@ -115,7 +116,7 @@ def draw(
     Raises:
         ValueError: logits are NaN or infinite, so that there is no distribution to draw from.
     """
-    device, (U, V) = logits_UV.device, logits_UV.shape
+    device, V = logits_UV.device, logits_UV.shape[1]
     rows_S = torch.as_tensor(np.asarray(row_S), device=device)
     greedy_U = [p.temperature == 0 for p in params_U]
     if all(greedy_U):
@@ -129,11 +130,7 @@ def draw(
         for row, params in enumerate(params_U):
             if params.temperature and (params.top_k or params.top_p < 1):
                 scaled_UV[row] = truncated(scaled_UV[row], params.top_k, params.top_p)
-    lse_U, by_block = torch.empty_like(divisors_U), divisors_U.new_empty(U, -(-V // DRAW_BLOCK))
-    for rows in row_chunks(logits_UV):
-        scaled = tempered(logits_UV[rows], divisors_U[rows]) if scaled_UV is None else scaled_UV[rows]
-        lse_U[rows] = log_normalizer(scaled)
-        by_block[rows] = _blocks(torch.softmax(scaled, -1)).sum(-1)
+    lse_U, by_block = _normalized(logits_UV, divisors_U, scaled_UV)
     _check_finite(lse_U)
     by_block = by_block.double().cumsum(-1)
     goal_S = torch.as_tensor(uniform_S, device=device) * by_block[rows_S, -1]
@@ -156,6 +153,23 @@ def draw(
         tokens_S = torch.where(greedy_S, _likeliest(logits_UV)[rows_S], tokens_S)
         logprobs_S = logprobs_S.masked_fill(greedy_S, 0.0)
     return tokens_S.tolist(), logprobs_S.tolist()
+
+
+def _normalized(
+    logits_UV: torch.Tensor, divisors_U: torch.Tensor, scaled_UV: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row's normaliser, and the probability of its blocks; of `scaled_UV` where that is not just the quotient."""
+    if scaled_UV is None and kernels.usable(logits_UV):
+        lse_U, by_block = kernels.normalizers(logits_UV, divisors_U, DRAW_BLOCK)
+        assert by_block is not None
+        return lse_U, by_block
+    blocks = -(-logits_UV.shape[1] // DRAW_BLOCK)
+    lse_U, by_block = torch.empty_like(divisors_U), divisors_U.new_empty(len(logits_UV), blocks)
+    for rows in row_chunks(logits_UV):
+        scaled = tempered(logits_UV[rows], divisors_U[rows]) if scaled_UV is None else scaled_UV[rows]
+        lse_U[rows] = log_normalizer(scaled)
+        by_block[rows] = _blocks(torch.softmax(scaled, -1)).sum(-1)
+    return lse_U, by_block
 
 
 def _likeliest(logits_UV: torch.Tensor) -> torch.Tensor:

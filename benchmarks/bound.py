@@ -3,7 +3,7 @@
     seconds = max(sum over matrix products of operations / rate, bytes moved / bandwidth)
 
 The rate of each product is measured in the same run at its own shape `(M, K, N)`: `(M, K) @ (K, N)`, the best of plain
-weights, prepacked weights and, for small products, many at once (`workers/machine.py`). The number of tokens in a shape
+weights, prepacked weights (oneDNN's and ours) and, for small products, many at once (`workers/machine.py`). The number of tokens in a shape
 is rounded up to a power of two, at most `LARGEST`, where rates no longer grow: that makes the bound stricter. One
 product is `2 M K N` operations. Counted:
 

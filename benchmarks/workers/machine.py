@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from loragym.agents import kernels
 from torch.nn import functional
 
 from benchmarks.protocol import Answer, Handler, serve
@@ -36,7 +37,8 @@ def load(options: Answer) -> tuple[Handler, Answer]:
 
 
 def product_rate(m: int, k: int, n: int, *, dtype: torch.dtype, device: str) -> float:
-    """Operations per second of `(m, k) @ (k, n)`: the best of plain, several at once, and on a CPU prepacked weights.
+    """Operations per second of `(m, k) @ (k, n)`: the best of plain, several at once, and on a CPU prepacked weights,
+    oneDNN's and ours.
 
     A small product alone is mostly the cost of the call; several at once show what its arithmetic takes.
     """
@@ -45,6 +47,9 @@ def product_rate(m: int, k: int, n: int, *, dtype: torch.dtype, device: str) -> 
     if device == "cpu" and dtype != torch.float64 and torch.backends.mkldnn.is_available():
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, m)
         ways.append(lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""))
+    if device == "cpu" and kernels.can_pack(dtype) and k % 2 == 0:
+        ours = kernels.pack(weight)
+        ways.append(lambda: kernels.product(x, ours))
     best = min(quickest(way, device) for way in ways)
     if 2 * m * k * n < SMALL_PRODUCT[device]:
         xs, weights = x.expand(TOGETHER, -1, -1).contiguous(), weight.t().expand(TOGETHER, -1, -1).contiguous()
