@@ -4,8 +4,8 @@
 
 The rate of each product is measured in the same run at its own shape `(M, K, N)`: `(M, K) @ (K, N)`, the best of plain
 weights, prepacked weights (oneDNN's and ours) and, for small products, many at once (`workers/machine.py`). The number
-of tokens in a shape is rounded up to a power of two, at most `LARGEST`, where rates no longer grow: that makes the bound
-stricter. One product is `2 M K N` operations. Counted:
+of tokens in a shape is rounded up to a power of two, at most `LARGEST`, where rates no longer grow: that makes the
+bound stricter. One product is `2 M K N` operations. Counted:
 
 - each frozen linear layer `K -> N` over `T` tokens: forward `2 T K N`, in training `2 T K N` more for the gradient of
   its input. Its weight's gradient is not needed;
