@@ -180,8 +180,9 @@ def test_rl_loop_learns_and_goes_on_where_it_stopped(
 
 def test_rl_loop_raises_the_reward(model: str, tmp_path: Path) -> None:
     gently = [*RL[:-1], "0.01"]
-    rows = run("rl_loop", model, tmp_path, *TINY, *gently, *["--problems", "16", "--steps", "20"])
-    assert sum(row["reward"] for row in rows[-3:]) > sum(row["reward"] for row in rows[:3]) + 1
+    rows = run("rl_loop", model, tmp_path, *TINY, *gently, *["--problems", "16", "--steps", "30"])
+    # From 0.75 to between 1.9 and 2.6 with six seeds; rounding, which differs by processor, is as good as another seed.
+    assert sum(row["reward"] for row in rows[-3:]) > sum(row["reward"] for row in rows[:3]) + 0.7
 
 
 def test_sl_loop_learns_a_file_of_conversations_and_leaves_a_peft_folder(
