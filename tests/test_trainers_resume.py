@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from killed_runs import (
     FOLDERS,
     PLACES,
     RECIPES,
+    arguments,
     assert_killed_runs_end_alike,
     finish,
     furnish,
@@ -91,3 +94,25 @@ def test_ctrl_c_stops_a_run_with_130_and_says_how_to_go_on(tmp_path: Path, works
     counts = finish("rl", workshop, tmp_path / "run")
     assert isinstance(counts, Counter)
     assert logged_steps(tmp_path / "run") == 9
+
+
+def test_a_sweep_passes_sigterm_on_and_goes_on_in_the_middle(tmp_path: Path, workshop: Path) -> None:
+    command = [
+        *(sys.executable, "-m", "loragym.cli", "sweep", "dpo", "--over", "seed=1,2", "--metric", "test/loss"),
+        *("--sweep-dir", str(tmp_path / "sweep"), *arguments("dpo", workshop, tmp_path / "unused")[2:-2]),
+    ]
+    first = tmp_path / "sweep" / "seed=1"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert wait_for_steps(process, first, 2)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 143, said
+    assert "Traceback" not in said
+    assert "the run is saved at step" in said
+    assert not (tmp_path / "sweep" / "seed=2").exists()
+    before = logged_steps(first)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert before < logged_steps(first) == logged_steps(tmp_path / "sweep" / "seed=2")
+    finish("dpo", workshop, tmp_path / "undisturbed", "--seed", "1")
+    assert result(first) == result(tmp_path / "undisturbed")
