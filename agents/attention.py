@@ -16,6 +16,7 @@ import torch
 from torch.autograd.function import FunctionCtx
 from transformers import AttentionInterface
 
+from . import kernels
 from .packing import BlockBatch, Pack
 
 IMPLEMENTATION = "loragym"
@@ -72,7 +73,39 @@ class TreeLayout:
                 whole.index_copy_(0, self.pack.fresh_T, part)
         if self.kept is not None:
             self.kept[layer] = (k_TGD, v_TGD)
-        return TreeAttention.apply(q_THD, k_TGD, v_TGD, self.pack, options)
+        return attend_tree(q_THD, k_TGD, v_TGD, self.pack, options)
+
+
+def attend_tree(
+    q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, pack: Pack, options: AttentionOptions
+) -> torch.Tensor:
+    """Exact attention over a pack, `(T, H, D)`; compiled where there are kernels for it."""
+    compiled = kernels.can_pack(q_THD.dtype) and kernels.usable(q_THD, k_TGD, v_TGD) and not q_THD.shape[2] % 16
+    return (CompiledTreeAttention if compiled else TreeAttention).apply(q_THD, k_TGD, v_TGD, pack, options)
+
+
+class CompiledTreeAttention(torch.autograd.Function):
+    """`TreeAttention` by `attention.cpp`, in pieces that fit the processor's cache."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_THD: torch.Tensor,
+        k_TGD: torch.Tensor,
+        v_TGD: torch.Tensor,
+        pack: Pack,
+        options: AttentionOptions,
+    ) -> torch.Tensor:
+        out_THD, normalizers_TH = kernels.attend_tree(q_THD, k_TGD, v_TGD, pack.tree, options)
+        ctx.save_for_backward(q_THD, k_TGD, v_TGD, out_THD, normalizers_TH)
+        ctx.tree, ctx.options = pack.tree, options
+        return out_THD
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        q, k, v, out, normalizers = ctx.saved_tensors
+        found = kernels.attend_tree_backward(grads[0], q, k, v, out, normalizers, ctx.tree, ctx.options)
+        return *found, None, None
 
 
 class TreeAttention(torch.autograd.Function):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import math
 import threading
 from collections.abc import Mapping
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,6 +28,7 @@ from .lora import (
     save_peft,
     target_modules,
 )
+from .memory import keep_freed_memory
 from .packing import pack_sequences
 
 if TYPE_CHECKING:
@@ -287,24 +287,31 @@ class BaseModel:
         return TorchSampler(self, None, **options)
 
     def hidden_states(
-        self, tokens_T: torch.Tensor, positions_T: torch.Tensor, layout: Layout, adapter: Adapter | None
+        self,
+        tokens_T: torch.Tensor,
+        positions_T: torch.Tensor,
+        layout: Layout,
+        adapter: Adapter | None,
+        only: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Runs the decoder over flat tokens; returns the last layer's normalised states, `(T, hidden)`."""
+        """Runs the decoder over flat tokens; returns the last layer's normalised states, `(T, hidden)`.
+
+        With `only`, indices of tokens, returns the states of these.
+        """
         if self.fused is not None:
-            return self.fused(tokens_T, positions_T, layout, adapter)
+            return self.fused(tokens_T, positions_T, layout, adapter, only)
         decoder = getattr(self.model, self.model.base_model_prefix)
         with self.switch.using(adapter):
             out = decoder(
                 input_ids=tokens_T[None], position_ids=positions_T[None], use_cache=False, layout=layout
             ).last_hidden_state[0]
-        return out
+        return out if only is None else out.index_select(0, only)
 
     def logits(self, hidden_XH: torch.Tensor, adapter: Adapter | None) -> torch.Tensor:
         """Unnormalised log-probabilities `(X, V)` of the next token, in the head's own type."""
-        logits = None
         if self.fused is not None and not (adapter and self.head_name in adapter.pairs):
             logits = self.fused.logits(hidden_XH)
-        if logits is None:
+        else:
             with self.switch.using(adapter):
                 logits = self.model.get_output_embeddings()(hidden_XH)
         config = self.model.config.get_text_config()
@@ -355,23 +362,6 @@ class BaseModel:
                     f"{kind} computes something that loragym's {what} does not: mean difference of log-probabilities "
                     f"{difference.abs().mean().item():.3g} on a tree of {pack.num_nodes} tokens in {self.dtype}"
                 )
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Tells glibc to keep what is freed for the next pass instead of handing it back to the system page by page.
-
-    A pass allocates and frees the same megabytes again and again; by default each round pays for fresh, zeroed pages.
-    Other allocators are left alone.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return
-    m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3
-    mallopt(m_mmap_threshold, 2**25)  # the largest that glibc takes; larger tensors still go back at once
-    mallopt(m_trim_threshold, 2**30)
-    mallopt(m_top_pad, 2**26)
 
 
 def _dtype(asked: str | torch.dtype, device: torch.device) -> torch.dtype:

@@ -1,201 +1,11 @@
-// Products with packed weights, and the decoding step that is made of them: one new token for each of some rows, through
-// all layers of a decoder in one call. What an operator costs to start is paid once a step, and the threads go on from
-// one part to the next by barriers alone.
-//
-// A weight (N, K) is packed in blocks of LANES outputs, the last one filled up with zeros: block after block, and within
-// a block input after input, LANES values each; of bfloat16 two inputs side by side, as the processor multiplies them.
+// A decoding step: one new token for each of some rows, through all layers of a decoder in one call. What an operator
+// costs to start is paid once a step, and the threads go on from one part to the next by barriers alone.
 
-#include "kernels.h"
-
-#include <omp.h>
-
-// The rows and blocks of a tile: as many as find a place in the processor's registers.
-#if defined(__AVX512F__)
-static const int ROWS = 8, BLOCKS = 3;
-#else
-static const int ROWS = 2, BLOCKS = 2;
-#endif
-
-template <typename T> struct Step;
-
-template <> struct Step<float> {
-    static const long SIZE = 1;
-    typedef Floats Weights;
-    static inline Floats left(const float *x) { return Floats{} + *x; }
-    static inline Floats weights(const float *w) { return load(w); }
-    static inline void add(Floats &sum, Floats left, Floats right) { sum += left * right; }
-};
-
-#if defined(__AVX512BF16__)
-template <> struct Step<bfloat16> {
-    static const long SIZE = 2;
-    typedef __m512bh Weights;
-    static inline __m512bh left(const bfloat16 *x) {
-        int32_t pair;
-        std::memcpy(&pair, x, sizeof pair);
-        return (__m512bh)_mm512_set1_epi32(pair);
-    }
-    static inline __m512bh weights(const bfloat16 *w) { return (__m512bh)_mm512_loadu_si512(w); }
-    static inline void add(Floats &sum, __m512bh left, __m512bh right) {
-        sum = (Floats)_mm512_dpbf16_ps((__m512)sum, left, right);
-    }
-};
-#endif
-
-static inline Floats rounded_floats(const float *, Floats x) { return x; }
-
-static inline Floats rounded_floats(const bfloat16 *, Floats x) {
-    bfloat16 kept[LANES];
-    store(kept, x);
-    return load(kept);
-}
-
-// Adds x w^T to the sums (R, B) of a tile; `w` is the tile's first block, `next` what will be wanted after it, or null.
-// Never inlined: compiled once for each shape of a tile, not for each use as well.
-template <typename T, int R, int B>
-__attribute__((noinline)) static void accumulate(Floats *sums, const T *x, long x_stride, const T *w,
-                                                 long block_stride, long K, const T *next) {
-    Floats found[R][B];
-    for (int r = 0; r < R; r++)
-        for (int b = 0; b < B; b++) found[r][b] = sums[r * B + b];
-    for (long k = 0; k < K; k += Step<T>::SIZE) {
-        typename Step<T>::Weights right[B];
-        for (int b = 0; b < B; b++) right[b] = Step<T>::weights(w + b * block_stride + k * LANES);
-        if (next)
-            for (int b = 0; b < B; b++) __builtin_prefetch(next + b * block_stride + k * LANES, 0, 2);
-        for (int r = 0; r < R; r++) {
-            auto left = Step<T>::left(x + r * x_stride + k);
-            for (int b = 0; b < B; b++) Step<T>::add(found[r][b], left, right[b]);
-        }
-    }
-    for (int r = 0; r < R; r++)
-        for (int b = 0; b < B; b++) sums[r * B + b] = found[r][b];
-}
-
-template <typename T> using Accumulate = void (*)(Floats *, const T *, long, const T *, long, long, const T *);
-
-template <typename T, int R> static Accumulate<T> of_blocks(long blocks) {
-    if constexpr (BLOCKS > 2)
-        if (blocks == 3) return accumulate<T, R, 3>;
-    return blocks == 2 ? accumulate<T, R, 2> : accumulate<T, R, 1>;
-}
-
-// The function for tiles of a shape; rows are ROWS, or fewer by powers of two.
-template <typename T> static Accumulate<T> accumulator(long rows, long blocks) {
-    if constexpr (ROWS > 4)
-        if (rows == 8) return of_blocks<T, 8>(blocks);
-    if constexpr (ROWS > 2)
-        if (rows == 4) return of_blocks<T, 4>(blocks);
-    return rows == 2 ? of_blocks<T, 2>(blocks) : of_blocks<T, 1>(blocks);
-}
-
-// A product in parts: `finish` gets each with its first row and block, its sums (rows, blocks), and their numbers.
-struct Tile {
-    long row, block, rows, blocks;
-    Floats sums[ROWS * BLOCKS];
-};
-
-// x (rows, K) times the blocks from `first` to `last` of a packed weight.
-template <typename T, typename Finish>
-static inline void multiply(const T *x, long rows, long x_stride, const T *w, long block_stride, long K, long first,
-                            long last, Finish finish) {
-    Tile tile;
-    for (tile.block = first; tile.block < last; tile.block += tile.blocks) {
-        tile.blocks = std::min<long>(BLOCKS, last - tile.block);
-        const T *blocks = w + tile.block * block_stride;
-        // While a tile computes on blocks that are at hand, the next ones are fetched: by the second, if there is one.
-        const T *next = tile.block + 2 * BLOCKS <= last ? blocks + BLOCKS * block_stride : nullptr;
-        const long fetching = rows >= 2 * ROWS ? ROWS : 0;
-        for (tile.row = 0; tile.row < rows; tile.row += tile.rows) {
-            tile.rows = ROWS;
-            while (tile.rows > rows - tile.row) tile.rows /= 2;
-            for (long i = 0; i < tile.rows * tile.blocks; i++) tile.sums[i] = Floats{};
-            accumulator<T>(tile.rows, tile.blocks)(tile.sums, x + tile.row * x_stride, x_stride, blocks, block_stride,
-                                                   K, tile.row == fetching ? next : nullptr);
-            finish(tile);
-        }
-    }
-}
-
-// Packs a weight whose entry (n, k) is at n * n_stride + k * k_stride; inputs are filled up to `padded`.
-template <typename T>
-static void pack(const T *weight, T *to, long N, long K, long n_stride, long k_stride, long padded, int threads) {
-    const long blocks = (N + LANES - 1) / LANES, S = Step<T>::SIZE;
-#pragma omp parallel for num_threads(threads) if (N * padded > WORTH_THREADS)
-    for (long block = 0; block < blocks; block++)
-        for (long k = 0; k < padded; k++)
-            for (long lane = 0; lane < LANES; lane++) {
-                const long n = block * LANES + lane;
-                to[(block * padded + k / S * S) * LANES + lane * S + k % S] =
-                    n < N && k < K ? weight[n * n_stride + k * k_stride] : narrow<T>(0.0f);
-            }
-}
-
-// How a product is shared out among threads: columns first, for then each thread reads its own weights, and rows where
-// there are few columns. Rows go block by block, so that a block's inputs stay at hand from one panel to the next.
-struct Share {
-    long from, to, first, last;  // rows and blocks
-};
-
-static inline Share share_of(long me, long team, long rows, long blocks) {
-    long parts = 1;
-    while (2 * parts <= team && blocks * parts < 2 * BLOCKS * team && rows >= 2 * parts * ROWS) parts *= 2;
-    const long columns = std::max(1L, team / parts), part = me / columns, column = me % columns;
-    if (part >= parts) return {0, 0, 0, 0};
-    return {rows * part / parts, rows * (part + 1) / parts, blocks * column / columns, blocks * (column + 1) / columns};
-}
-
-static inline long rows_at_once(long K) { return std::max<long>(8 * ROWS, (1 << 17) / K / ROWS * ROWS); }
-
-// y = x w^T + bias + other; bias and other may be null, and other may be y.
-template <typename T>
-static void product(const T *x, const T *w, const T *bias, const T *other, T *y, long rows, long N, long K,
-                    int threads) {
-    const long blocks = (N + LANES - 1) / LANES;
-    auto finish = [=](const Tile &tile, long row) {
-        for (long r = 0; r < tile.rows; r++)
-            for (long b = 0; b < tile.blocks; b++) {
-                const long column = (tile.block + b) * LANES, place = (row + tile.row + r) * N + column;
-                Floats value = tile.sums[r * tile.blocks + b];
-                if (column + LANES <= N) {
-                    if (bias) value += load(bias + column);
-                    if (other) value += load(other + place);
-                    store(y + place, value);
-                    continue;
-                }
-                float values[LANES];
-                store(values, value);
-                for (long i = 0; i < N - column; i++) {
-                    if (bias) values[i] += widen(bias[column + i]);
-                    if (other) values[i] += widen(other[place + i]);
-                    y[place + i] = narrow<T>(values[i]);
-                }
-            }
-    };
-#pragma omp parallel num_threads(threads)
-    {
-        const Share share = share_of(omp_get_thread_num(), omp_get_num_threads(), rows, blocks);
-        for (long row = share.from; row < share.to; row += rows_at_once(K))
-            multiply<T>(x + row * K, std::min(rows_at_once(K), share.to - row), K, w, K * LANES, K, share.first,
-                        share.last, [=](const Tile &tile) { finish(tile, row); });
-    }
-}
+#include "products.h"
 
 struct Norm {
     const void *weight;  // null: there is none
     double offset, eps;
-};
-
-struct Projection {
-    const void *weight, *bias;  // packed; the bias may be null
-    int64_t outputs, inputs;
-};
-
-// The adapter's part of a projection: `parts` adapters side by side, with ranks and outputs from each number to the next.
-// `a` is packed as one weight (ranks, inputs); `b` part by part (its outputs, its ranks), scaled. Null where there is none.
-struct Update {
-    const void *a, *b;
-    int64_t parts, ranks[4], outputs[4];
 };
 
 struct Layer {
@@ -260,74 +70,26 @@ template <typename T, int activation> static void gate_rows(const T *gate_up, T 
         }
 }
 
-// y = x w^T + bias + residual, rounded, and then with the adapter's update; `inner` is the update's (rows, ranks).
-template <typename T>
-static void project(const T *x, long rows, const Projection &projection, const Update *update, T *inner,
-                    const T *residual, T *y) {
-    const long N = projection.outputs, K = projection.inputs;
-    const long ranks = update && update->a ? update->ranks[update->parts] : 0;
-    if (ranks) {
-        const T *a = static_cast<const T *>(update->a);
-        const Share share = share_of(omp_get_thread_num(), omp_get_num_threads(), rows, ranks / LANES);
-        for (long row = share.from; row < share.to; row += rows_at_once(K))
-            multiply<T>(x + row * K, std::min(rows_at_once(K), share.to - row), K, a, K * LANES, K, share.first,
-                        share.last, [=](const Tile &tile) {
-                            for (long r = 0; r < tile.rows; r++)
-                                for (long n = 0; n < tile.blocks; n++)
-                                    store(inner + (row + tile.row + r) * ranks + (tile.block + n) * LANES,
-                                          tile.sums[r * tile.blocks + n]);
-                        });
-#pragma omp barrier
-    }
-    const Share share = share_of(omp_get_thread_num(), omp_get_num_threads(), rows, N / LANES);
-    const T *bias = static_cast<const T *>(projection.bias), *weight = static_cast<const T *>(projection.weight);
-    for (long start = share.from; start < share.to; start += rows_at_once(K)) {
-        const long count = std::min(rows_at_once(K), share.to - start);
-        const T *b = ranks ? static_cast<const T *>(update->b) : nullptr;
-        for (long part = 0; part < (ranks ? update->parts : 1); part++) {
-            const long begin = ranks ? update->outputs[part] / LANES : 0;
-            const long end = ranks ? update->outputs[part + 1] / LANES : N / LANES;
-            const long rank = ranks ? update->ranks[part + 1] - update->ranks[part] : 0;
-            const T *left = rank ? inner + start * ranks + update->ranks[part] : nullptr, *right = b;
-            auto finish = [=](Tile &tile) {
-                const long row = start + tile.row;
-                for (long r = 0; r < tile.rows; r++)
-                    for (long n = 0; n < tile.blocks; n++) {
-                        Floats &value = tile.sums[r * tile.blocks + n];
-                        const long column = (tile.block + n) * LANES;
-                        if (bias) value += load(bias + column);
-                        if (residual) value += load(residual + (row + r) * N + column);
-                        if (rank) value = rounded_floats(y, value);
-                    }
-                if (rank)
-                    accumulator<T>(tile.rows, tile.blocks)(tile.sums, left + tile.row * ranks, ranks,
-                                                           right + (tile.block - begin) * rank * LANES, rank * LANES,
-                                                           rank, nullptr);
-                for (long r = 0; r < tile.rows; r++)
-                    for (long n = 0; n < tile.blocks; n++)
-                        store(y + (row + r) * N + (tile.block + n) * LANES, tile.sums[r * tile.blocks + n]);
-            };
-            multiply<T>(x + start * K, count, K, weight, K * LANES, K, std::max(share.first, begin),
-                        std::min(share.last, end), finish);
-            if (rank) b += (end - begin) * LANES * rank;
-        }
-    }
-#pragma omp barrier
-}
-
 template <typename T> struct Scratch {
     std::vector<T> queries, scores;
-    std::vector<float> own;
-    std::vector<Floats> wide, sums;
+    std::vector<Floats> sums;
+    Room<T> packed, likely;
+    Room<float> own;
 };
+
+// Rows of a product that is quickest for numbers of rows that are powers of two, as the heads of a group are few.
+static inline long padded_rows(long R) {
+    long rows = 1;
+    while (rows < R && rows < ROWS) rows *= 2;
+    return R > ROWS ? R : rows;
+}
 
 // The scores (rows, L) of queries (rows, D) on a prompt's packed keys.
 template <typename T>
 static void score_prompt(const T *queries, long rows, long D, const T *keys, long L, float scale, T *scores) {
-    multiply<T>(queries, rows, D, keys, D * LANES, D, 0, L / LANES, [=](const Tile &tile) {
-        for (long r = 0; r < tile.rows; r++)
-            for (long b = 0; b < tile.blocks; b++)
-                store(scores + (tile.row + r) * L + (tile.block + b) * LANES, tile.sums[r * tile.blocks + b] * scale);
+    multiply<T>(by_rows(queries, D), rows, keys, D * LANES, D, 0, L / LANES, [=](const Tile &tile) {
+        T *place = scores + tile.row * L + tile.block * LANES;
+        each(tile, [=](long r, long b, Floats sum) { store(place + r * L + b * LANES, sum * scale); });
     });
 }
 
@@ -335,10 +97,37 @@ static void score_prompt(const T *queries, long rows, long D, const T *keys, lon
 template <typename T>
 static void add_prompt(const T *probabilities, long rows, long L, const T *values, long room, long parts,
                        Floats *sums) {
-    multiply<T>(probabilities, rows, L, values, room * LANES, L, 0, parts, [=](const Tile &tile) {
-        for (long r = 0; r < tile.rows; r++)
-            for (long b = 0; b < tile.blocks; b++)
-                sums[(tile.row + r) * parts + tile.block + b] += tile.sums[r * tile.blocks + b];
+    multiply<T>(by_rows(probabilities, L), rows, values, room * LANES, L, 0, parts, [=](const Tile &tile) {
+        Floats *place = sums + tile.row * parts + tile.block;
+        each(tile, [=](long r, long b, Floats sum) { place[r * parts + b] += sum; });
+    });
+}
+
+// Attention of one new token over its own keys and values (each (count, D), from the first one seen on) for the R heads that
+// share them; see `share_out`. Gives the part of the output that comes from the own values. Behind the queries there is
+// room for a tile.
+template <typename T>
+static void attend_own(const T *queries, const T *own_keys, const T *own_values, const Seen &seen, T *prompt, long R,
+                       long D, long L, float scale, float softcap, Scratch<T> &scratch, Floats *sums) {
+    const long S = Step<T>::SIZE, count = seen.count, whole = (count + S - 1) / S * S, parts = D / LANES;
+    const long W = (count + LANES - 1) / LANES * LANES, rows = padded_rows(R);
+    T *packed = scratch.packed.of(W * D), *likely = scratch.likely.of(rows * W);
+    float *scores = scratch.own.of(rows * W);
+    for (long t = 0; t < count; t += LANES) pack_outputs(own_keys + t * D, D, count - t, D, packed + t * D);
+    multiply<T>(by_rows(queries, D), rows, packed, D * LANES, D, 0, W / LANES, [=](const Tile &tile) {
+        float *place = scores + tile.row * W + tile.block * LANES;
+        each(tile, [=](long r, long b, Floats sum) { store(place + r * W + b * LANES, sum * scale); });
+    });
+    share_out(scores, W, prompt, L, seen, R, softcap);
+    for (long r = 0; r < R; r++)
+        for (long t = 0; t < W; t += LANES) store(likely + r * W + t, load(scores + r * W + t));
+    for (long r = 0; count < whole && r < R; r++) likely[r * W + count] = narrow<T>(0.0f);
+    pack_inputs(own_values, D, count, parts, packed, W * LANES);
+    multiply<T>(by_rows(likely, W), rows, packed, W * LANES, whole, 0, parts, [=](const Tile &tile) {
+        const long first = tile.row, block = tile.block;
+        each(tile, [=](long r, long b, Floats sum) {
+            if (first + r < R) sums[(first + r) * parts + block + b] = sum;
+        });
     });
 }
 
@@ -362,9 +151,8 @@ static void attend(const Model &model, const Layer &layer, long index, const Cal
             const long L = wave < 0 ? 0 : (length + LANES - 1) / LANES * LANES;
             const long room = wave < 0 ? 0 : call.wave_lengths[wave];
             const long cache = (prompt * G + group) * room * D;
-            scratch.queries.resize(count * R * D);
+            scratch.queries.resize((count * R + ROWS) * D);
             scratch.scores.resize(std::max(1L, count * R * L));
-            scratch.wide.resize(R * PARTS);
             scratch.sums.resize(count * R * PARTS);
             T *queries = scratch.queries.data(), *scores = scratch.scores.data();
             Floats *sums = scratch.sums.data();
@@ -383,11 +171,11 @@ static void attend(const Model &model, const Layer &layer, long index, const Cal
                 score_prompt<T>(queries, count * R, D, static_cast<const T *>(keys) + cache, L, scale, scores);
             }
             for (long i = 0; i < count; i++) {
-                const long row = members[i], own = (row * G + group) * call.capacity * D;
-                for (long p = 0; p < R * PARTS; p++) scratch.wide[p] = load(queries + i * R * D + p * LANES);
-                attend_own<T, PARTS>(scratch.wide.data(), all_keys + own, all_values + own, call.places[row], length,
-                                     scores + i * R * L, R, L, scale, layer.softcap, layer.window, scratch.own,
-                                     sums + i * R * PARTS);
+                const long row = members[i];
+                const Seen seen(call.places[row], length, layer.window);
+                const long own = ((row * G + group) * call.capacity + seen.first) * D;
+                attend_own<T>(queries + i * R * D, all_keys + own, all_values + own, seen, scores + i * R * L, R, D, L,
+                              scale, layer.softcap, scratch, sums + i * R * PARTS);
             }
             if (L) {
                 const void *values = call.wave_values[index * call.waves + wave];
@@ -426,56 +214,37 @@ template <typename T> static void decode(const Model *given, const Call *asked, 
 #pragma omp parallel num_threads(threads)
     {
         Scratch<T> scratch;
+        Room<T> room;
         for (long i = 0; i < model.count; i++) {
             const Layer &layer = model.layers[i];
             const Update *updates = call.updates ? call.updates + 4 * i : nullptr;
             const Update *of_qkv = updates, *of_o = updates ? updates + 1 : nullptr;
             const Update *of_gate_up = updates ? updates + 2 : nullptr, *of_down = updates ? updates + 3 : nullptr;
             norm_rows(layer.before_attention, x, normed, rows, hidden);
-            project<T>(normed, rows, layer.qkv, of_qkv, inner, nullptr, wide);
+            project<T>(normed, rows, layer.qkv, of_qkv, inner, nullptr, wide, room);
             attention(model, layer, i, call, wide, within, scratch);
             // Without norms behind attention and MLP these end in the residual path themselves.
             if (layer.after_attention.weight) {
-                project<T>(within, rows, layer.o, of_o, inner, nullptr, normed);
+                project<T>(within, rows, layer.o, of_o, inner, nullptr, normed, room);
                 add_normed_rows(layer.after_attention, normed, x, rows, hidden);
             } else
-                project<T>(within, rows, layer.o, of_o, inner, x, x);
+                project<T>(within, rows, layer.o, of_o, inner, x, x, room);
             norm_rows(layer.before_mlp, x, normed, rows, hidden);
-            project<T>(normed, rows, layer.gate_up, of_gate_up, inner, nullptr, wide);
+            project<T>(normed, rows, layer.gate_up, of_gate_up, inner, nullptr, wide, room);
             if (model.activation == SILU)
                 gate_rows<T, SILU>(wide, within, rows, layer.down.inputs);
             else
                 gate_rows<T, GELU_TANH>(wide, within, rows, layer.down.inputs);
             if (layer.after_mlp.weight) {
-                project<T>(within, rows, layer.down, of_down, inner, nullptr, normed);
+                project<T>(within, rows, layer.down, of_down, inner, nullptr, normed, room);
                 add_normed_rows(layer.after_mlp, normed, x, rows, hidden);
             } else
-                project<T>(within, rows, layer.down, of_down, inner, x, x);
+                project<T>(within, rows, layer.down, of_down, inner, x, x, room);
         }
     }
 }
 
-template <typename T>
-static void project_rows(const T *x, long rows, const Projection *projection, const Update *update, const T *residual,
-                         T *y, int threads) {
-    std::vector<T> inner(update && update->a ? rows * update->ranks[update->parts] : 0);
-#pragma omp parallel num_threads(threads)
-    project<T>(x, rows, *projection, update, inner.data(), residual, y);
-}
-
 #define FOR_TYPE(T, SUFFIX)                                                                                            \
-    extern "C" void pack_##SUFFIX(const T *weight, T *to, long N, long K, long n_stride, long k_stride, long padded,   \
-                                  int threads) {                                                                       \
-        pack(weight, to, N, K, n_stride, k_stride, padded, threads);                                                   \
-    }                                                                                                                  \
-    extern "C" void product_##SUFFIX(const T *x, const T *w, const T *bias, const T *other, T *y, long rows, long N,   \
-                                     long K, int threads) {                                                            \
-        product(x, w, bias, other, y, rows, N, K, threads);                                                            \
-    }                                                                                                                  \
-    extern "C" void project_##SUFFIX(const T *x, long rows, const Projection *projection, const Update *update,        \
-                                     const T *residual, T *y, int threads) {                                           \
-        project_rows(x, rows, projection, update, residual, y, threads);                                               \
-    }                                                                                                                  \
     extern "C" void decode_##SUFFIX(const Model *model, const Call *call, int threads) {                               \
         decode<T>(model, call, threads);                                                                               \
     }

@@ -21,13 +21,12 @@ from torch.nn import functional as F
 from . import kernels
 from .kernels import LANES
 from .lora import Adapter
+from .projections import ProjectionPlan, UpdatePlan
 from .reuse import KeyValues
 
 if TYPE_CHECKING:
     from .fused import FusedDecoder
 
-MOST_PARTS = 3
-"""Layers that read the same input side by side: queries, keys and values."""
 CHUNK = 8
 """Rows with the same prompt that one thread takes at once."""
 FIXED_ANGLES = frozenset({"default", "linear", "llama3", "yarn"})
@@ -37,24 +36,6 @@ _UPDATES_KEY = ("a decoding step",)
 
 class _Norm(ctypes.Structure):
     _fields_ = (("weight", c_void_p), ("offset", c_double), ("eps", c_double))
-
-
-class ProjectionPlan(ctypes.Structure):
-    """Where a projection's packed weight and its bias are."""
-
-    _fields_ = (("weight", c_void_p), ("bias", c_void_p), ("outputs", c_int64), ("inputs", c_int64))
-
-
-class UpdatePlan(ctypes.Structure):
-    """Where an adapter's packed tensors for a projection are."""
-
-    _fields_ = (
-        ("a", c_void_p),
-        ("b", c_void_p),
-        ("parts", c_int64),
-        ("ranks", c_int64 * (MOST_PARTS + 1)),
-        ("outputs", c_int64 * (MOST_PARTS + 1)),
-    )
 
 
 class _Layer(ctypes.Structure):
@@ -253,59 +234,6 @@ class Stepper:
             found = [each.update(adapter) for layer in self._decoder.layers for each in layer.projections]
             adapter.stacks[_UPDATES_KEY] = (UpdatePlan * len(found))(*(update.plan for update in found))
         return adapter.stacks[_UPDATES_KEY]
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """A snapshot's adapter on layers side by side, packed; `plan` points into `tensors`."""
-
-    plan: UpdatePlan
-    tensors: tuple[torch.Tensor, ...]
-
-    @classmethod
-    def of(
-        cls,
-        pairs: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
-        sizes: Sequence[int],
-        scale: float,
-        dtype: torch.dtype,
-    ) -> Update:
-        """Packs the A `(rank, inputs)` and B `(size, rank)` of each layer; None for one without an adapter."""
-        plan = UpdatePlan(None, None, len(pairs))
-        plan.outputs[: len(sizes) + 1] = np.cumsum([0, *sizes]).tolist()
-        if not any(pairs):
-            return cls(plan, ())
-        rows, columns, rank = [], [], 0
-        for part, pair in enumerate(pairs):
-            if pair is not None:
-                a_rK, b_Nr = (tensor.detach().to(dtype) for tensor in (pair[0], pair[1] * scale))
-                padded = -(-len(a_rK) // LANES) * LANES
-                rows.append(F.pad(a_rK, (0, 0, 0, padded - len(a_rK))))
-                columns.append(kernels.pack(b_Nr, padded).values)
-                rank += padded
-            plan.ranks[part + 1] = rank
-        a, b = kernels.pack(torch.cat(rows)).values, torch.cat(columns)
-        plan.a, plan.b = a.data_ptr(), b.data_ptr()
-        return cls(plan, (a, b))
-
-
-def project(
-    x: torch.Tensor, plan: ProjectionPlan, update: Update | None, residual: torch.Tensor | None
-) -> torch.Tensor:
-    """`x W^T + bias + residual`, rounded, and then with the adapter's update; `(T, K)` to `(T, N)`."""
-    x, residual = x.contiguous(), None if residual is None else residual.contiguous()
-    y = torch.empty(len(x), plan.outputs, dtype=x.dtype)
-    kernels.call(
-        "project",
-        x.dtype,
-        x.data_ptr(),
-        len(x),
-        addressof(plan),
-        None if update is None else addressof(update.plan),
-        None if residual is None else residual.data_ptr(),
-        y.data_ptr(),
-    )
-    return y
 
 
 def _chunks(seats: Sequence[Seat], waves: Sequence[KeyValues]) -> tuple[np.ndarray, np.ndarray]:

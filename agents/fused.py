@@ -24,9 +24,10 @@ from torch.nn import functional as F
 
 from . import kernels
 from .attention import AttentionOptions, Layout
-from .decoding import ProjectionPlan, Stepper, Update, project
+from .decoding import Stepper
 from .elementwise import gated, rms_norm, rotary
 from .lora import Adapter
+from .projections import ProjectionPlan, TrainedAdapters, Update, lora_backward, lora_forward, project
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,8 +54,7 @@ class FusedDecoder:
         self.decoder: Any = getattr(model, model.base_model_prefix)
         prefix = f"{model.base_model_prefix}.layers"
         self.layers = [_Layer(layer, f"{prefix}.{i}", self.config) for i, layer in enumerate(self.decoder.layers)]
-        self.head: Any = model.get_output_embeddings()
-        self.packed_head: Packed | None = None
+        self.head = Projection.of([model.get_output_embeddings()], ["lm_head"])
         self.stepper: Stepper | None = None
         """Decoding steps in one call; None where there are none for this decoder, and until `pack`."""
 
@@ -73,15 +73,20 @@ class FusedDecoder:
         return cls(model) if linear and _activation(model.config) in ACTIVATIONS else None
 
     def __call__(
-        self, tokens_T: torch.Tensor, positions_T: torch.Tensor, layout: Layout, adapter: Adapter | None
+        self,
+        tokens_T: torch.Tensor,
+        positions_T: torch.Tensor,
+        layout: Layout,
+        adapter: Adapter | None,
+        only: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The last layer's normalised states `(T, hidden)`."""
+        """The last layer's normalised states `(T, hidden)`, or those of the tokens `only`."""
         x = self.embedded(tokens_T)
         angles: dict[str | None, tuple[torch.Tensor, torch.Tensor]] = {}
         for layer in self.layers:
             if layer.kind not in angles:
                 angles[layer.kind] = self.angles(layer.kind, x, positions_T)
-            x = layer(x, angles[layer.kind], layout, adapter)
+            x = layer(x, angles[layer.kind], layout, adapter, only if layer is self.layers[-1] else None)
         return self.normed(x)
 
     def embedded(self, tokens_T: torch.Tensor) -> torch.Tensor:
@@ -104,31 +109,34 @@ class FusedDecoder:
         """(offset of the weight, epsilon) of an RMS norm for tensors such as `like`; None if it is another norm."""
         return _kind_of(module, like)
 
-    def logits(self, hidden_XH: torch.Tensor) -> torch.Tensor | None:
-        """The head's product with packed weights; None where they are not packed or a gradient is wanted."""
-        if self.packed_head is None or torch.is_grad_enabled():
-            return None
-        return _packed_linear(hidden_XH, self.packed_head, self.head.bias)
+    def logits(self, hidden_XH: torch.Tensor) -> torch.Tensor:
+        """The head's product, without an adapter."""
+        if torch.is_grad_enabled():
+            # Of many rows, and not to be packed anew for each chunk of them.
+            return _linear(hidden_XH, self.head.weight, self.head.bias, None)
+        return self.head(hidden_XH.flatten(0, -2), None).unflatten(0, hidden_XH.shape[:-1])
+
+    @property
+    def projections(self) -> list[Projection]:
+        """All of them, the head the last."""
+        return [projection for layer in self.layers for projection in layer.projections] + [self.head]
 
     def pack(self) -> None:
         """Lays the weights out a second time for sampling on a CPU, where that pays and memory allows."""
         weight = self.head.weight
         size = sum(p.numel() * p.element_size() for p in self.decoder.parameters())
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-        if self.packed_head is not None or not can_pack(weight) or size > PACKED_SHARE * memory:
+        if self.head.packed is not None or not can_pack(weight) or size > PACKED_SHARE * memory:
             return
-        for layer in self.layers:
-            for projection in layer.projections:
-                projection.pack()
-        self.packed_head = packed(weight)
+        for projection in self.projections:
+            projection.pack()
         self.stepper = Stepper.of(self)
 
     def unpack(self) -> None:
         """Gives the second copy of the weights back."""
-        for layer in self.layers:
-            for projection in layer.projections:
-                projection.packed = projection.plan = None
-        self.packed_head = self.stepper = None
+        for projection in self.projections:
+            projection.unpack()
+        self.stepper = None
 
 
 class _Layer:
@@ -173,10 +181,14 @@ class _Layer:
         angles: tuple[torch.Tensor, torch.Tensor],
         layout: Layout,
         adapter: Adapter | None,
+        only: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        """The layer's output `(T, hidden)`; behind the attention, whose keys all need, that of the tokens `only`."""
         layer, attn = self.layer, self.layer.self_attn
         q_THD, k_TGD, v_TGD = self._heads(norm(layer.input_layernorm, x), attn, angles, adapter)
         mixed = layout.attend(self.index, q_THD, k_TGD, v_TGD, self.options).flatten(1)
+        if only is not None:
+            x, mixed = x.index_select(0, only), mixed.index_select(0, only)
         if not self.sandwich:
             x = self.o(mixed, adapter, residual=x)
             inner = gated(self.gate_up(norm(layer.post_attention_layernorm, x), adapter), self.activation)
@@ -208,13 +220,17 @@ class Projection:
     bias: torch.Tensor | None
     packed: Packed | None = None
     plan: ProjectionPlan | None = None
-    """For the compiled products, where the layers come in whole blocks."""
+    """For the compiled products, where there are some and the layers come in whole blocks."""
 
     @classmethod
     def stacked(cls, parent: nn.Module, prefix: str, names: Sequence[str]) -> Projection:
-        modules = [getattr(parent, name) for name in names]
-        sizes = tuple(module.out_features for module in modules)
-        full_names = tuple(f"{prefix}.{name}" for name in names)
+        """Of a module's linear layers by their names there."""
+        return cls.of([getattr(parent, name) for name in names], [f"{prefix}.{name}" for name in names])
+
+    @classmethod
+    def of(cls, modules: Sequence[Any], names: Sequence[str]) -> Projection:
+        """Of linear layers, whose weights become views of the stacked one."""
+        sizes = tuple(module.weight.shape[0] for module in modules)
         weight, bias = modules[0].weight.data, None if modules[0].bias is None else modules[0].bias.data
         if len(modules) > 1:
             weight = torch.cat([module.weight.data for module in modules])
@@ -224,16 +240,20 @@ class Projection:
                 bias = torch.cat([module.bias.data for module in modules])
                 for module, part in zip(modules, bias.split(sizes), strict=True):
                     module.bias.data = part
-        return cls(full_names, sizes, weight, bias)
+        made = cls(tuple(names), sizes, weight, bias)
+        whole = not any(size % kernels.LANES for size in (*sizes, weight.shape[1]))
+        if whole and kernels.usable(weight) and kernels.can_pack(weight.dtype):
+            made.plan = ProjectionPlan.of(weight, bias, *weight.shape, packed=False)
+        return made
 
     def __call__(self, x: torch.Tensor, adapter: Adapter | None, residual: torch.Tensor | None = None) -> torch.Tensor:
         """`x W^T + bias + residual` and the adapter's update."""
         pairs = [] if adapter is None else [adapter.pairs.get(name) for name in self.names]
+        if self.plan is not None and kernels.usable(x, self.weight):
+            return self._compiled(x, adapter, pairs, residual)
         if not any(pairs):
             return _linear(x, self.weight, self.bias, residual) if torch.is_grad_enabled() else self._base(x, residual)
         assert adapter is not None
-        if self.plan is not None and adapter.stacks is not None and not torch.is_grad_enabled():
-            return project(x, self.plan, self.update(adapter), residual)
         if torch.is_grad_enabled():
             tensors = [tensor for pair in pairs for tensor in (pair or (None, None))]
             return _LoraLinear.apply(x, residual, self, adapter.scale, *tensors)
@@ -245,12 +265,36 @@ class Projection:
                 adapter.stacks[self.names] = update
         return update.add_to(self._base(x, residual), x)
 
+    def _compiled(
+        self,
+        x: torch.Tensor,
+        adapter: Adapter | None,
+        pairs: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
+        residual: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The same bits with gradients and without, packed or not, for a snapshot and for the adapter in training."""
+        if torch.is_grad_enabled():
+            tensors = [tensor for pair in pairs for tensor in (pair or (None, None))]
+            return _CompiledLoraLinear.apply(x, residual, self, 1.0 if adapter is None else adapter.scale, *tensors)
+        assert self.plan is not None
+        if adapter is None or not any(pairs):
+            return project(x, self.plan, None, residual)
+        if adapter.stacks is not None:
+            return project(x, self.plan, self.update(adapter), residual)
+        adapters = TrainedAdapters.of(pairs, self.sizes, adapter.scale)
+        return lora_forward(x.contiguous(), self.plan, residual, adapters)[0]
+
     def pack(self) -> None:
         """Lays the weight out a second time."""
         self.packed = packed(self.weight)
-        if isinstance(self.packed, kernels.Packed) and not any(size % kernels.LANES for size in self.sizes):
-            bias = None if self.bias is None else self.bias.data_ptr()
-            self.plan = ProjectionPlan(self.packed.values.data_ptr(), bias, *self.weight.shape)
+        if self.plan is not None and isinstance(self.packed, kernels.Packed):
+            self.plan = ProjectionPlan.of(self.packed.values, self.bias, *self.weight.shape, packed=True)
+
+    def unpack(self) -> None:
+        """Gives the second copy back."""
+        self.packed = None
+        if self.plan is not None:
+            self.plan = ProjectionPlan.of(self.weight, self.bias, *self.weight.shape, packed=False)
 
     def update(self, adapter: Adapter) -> Update:
         """A snapshot's adapter on these layers, packed, made once."""
@@ -362,6 +406,40 @@ class _LoraLinear(torch.autograd.Function):
                 column += rank
             row += size
         return x_grad, grad if ctx.needs_input_grad[1] else None, None, None, *found
+
+
+class _CompiledLoraLinear(torch.autograd.Function):
+    """`_LoraLinear` by `linear.cpp`; the adapter's gradients are summed up in float32."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        residual: torch.Tensor | None,
+        projection: Projection,
+        scale: float,
+        *tensors: torch.Tensor | None,
+    ) -> torch.Tensor:
+        pairs = [None if a is None else (a, b) for a, b in zip(tensors[::2], tensors[1::2], strict=True)]
+        adapters = TrainedAdapters.of(pairs, projection.sizes, scale)  # type: ignore[arg-type]
+        x = x.contiguous()
+        assert projection.plan is not None
+        y, inner_Tr = lora_forward(x, projection.plan, residual, adapters)
+        ctx.save_for_backward(x, inner_Tr)
+        ctx.projection, ctx.scale, ctx.adapters = projection, scale, adapters
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, inner_Tr = ctx.saved_tensors
+        x_grad, pairs = lora_backward(
+            grads[0], x, inner_Tr, ctx.projection.weight, ctx.adapters, with_input=ctx.needs_input_grad[0]
+        )
+        found: list[torch.Tensor | None] = []
+        for pair in pairs:
+            a_grad, b_grad = pair or (None, None)
+            found += [a_grad, b_grad if b_grad is None or ctx.scale == 1.0 else b_grad.mul_(ctx.scale)]
+        return x_grad, grads[0] if ctx.needs_input_grad[1] else None, None, None, *found
 
 
 def _activation(config: Any) -> str:

@@ -53,8 +53,15 @@ static void gated_backward(const T *grad, const T *gate_up, T *found, long rows,
     for (long row = 0; row < rows; row++) {
         const T *gate = gate_up + 2 * row * size, *up = gate + size, *g = grad + row * size;
         T *of_gate = found + 2 * row * size, *of_up = of_gate + size;
-#pragma omp simd
-        for (long i = 0; i < size; i++) {
+        long i = 0;
+        for (; i + LANES <= size; i += LANES) {
+            const Floats x = load(gate + i), outer = load(g + i);
+            const Floats s = sigmoids(activation == SILU ? x : 1.5957691216f * (x + 0.044715f * x * x * x));
+            const Floats steep = activation == SILU ? Floats{} + 1.0f : 1.5957691216f * (1.0f + 0.134145f * x * x);
+            store(of_up + i, rounded_floats(grad, x * s) * outer);
+            store(of_gate + i, rounded_floats(grad, outer * load(up + i)) * (s + x * s * (1.0f - s) * steep));
+        }
+        for (; i < size; i++) {
             float value = widen(gate[i]), outer = widen(g[i]);
             of_up[i] = narrow<T>(rounded<T>(activated<activation>(value)) * outer);
             of_gate[i] = narrow<T>(rounded<T>(outer * widen(up[i])) * slope<activation>(value));
@@ -71,6 +78,33 @@ static void rotary(const T *x, const T *cos, const T *sin, T *y, long rows, long
         const T *c = cos + row * size, *s = sin + row * size;
         for (long head = 0; head < heads; head++)
             turn_head<T, back>(x + row * x_stride + head * size, c, s, y + row * y_stride + head * size, size);
+    }
+}
+
+// Attention of one new token over its own keys and values for the R heads that share them, D = PARTS * LANES; see
+// `share_out`. Gives the part of the output that comes from the own values.
+template <typename T, int PARTS>
+static inline void attend_own(const Floats *queries, const T *own_keys, const T *own_values, const Seen &seen, T *prompt,
+                              long R, long L, float scale, float softcap, std::vector<float> &scores, Floats *sums) {
+    const long D = PARTS * LANES, first = seen.first, count = seen.count;
+    for (long i = 0; i < R * PARTS; i++) sums[i] = Floats{};
+    scores.resize(R * count);
+    for (long t = 0; t < count; t++) {
+        Floats key[PARTS];
+        for (int i = 0; i < PARTS; i++) key[i] = load(own_keys + (first + t) * D + i * LANES);
+        for (long r = 0; r < R; r++) {
+            const Floats *query = queries + r * PARTS;
+            Floats products = query[0] * key[0];
+            for (int i = 1; i < PARTS; i++) products += query[i] * key[i];
+            scores[r * count + t] = sum(products) * scale;
+        }
+    }
+    share_out(scores.data(), count, prompt, L, seen, R, softcap);
+    for (long t = 0; t < count; t++) {
+        Floats value[PARTS];
+        for (int i = 0; i < PARTS; i++) value[i] = load(own_values + (first + t) * D + i * LANES);
+        for (long r = 0; r < R; r++)
+            for (int i = 0; i < PARTS; i++) sums[r * PARTS + i] += scores[r * count + t] * value[i];
     }
 }
 
@@ -101,9 +135,8 @@ static void attend(const T *q, const T *new_k, const T *new_v, T *keys, T *value
                 std::memcpy(own_values + last * D, new_v + row * v_stride + group * D, D * sizeof(T));
                 for (long i = 0; i < R * PARTS; i++)
                     queries[i] = load(q + row * q_stride + group * R * D + i * LANES);
-                attend_own<T, PARTS>(queries.data(), own_keys, own_values, last, before,
-                                     prompt + (row * G + group) * R * L, R, L, scale, softcap, window, scores,
-                                     sums.data());
+                attend_own<T, PARTS>(queries.data(), own_keys, own_values, Seen(last, before, window),
+                                     prompt + (row * G + group) * R * L, R, L, scale, softcap, scores, sums.data());
                 T *target = out + (row * G + group) * R * D;
                 for (long i = 0; i < R * PARTS; i++) store(target + i * LANES, sums[i]);
             }
@@ -181,8 +214,30 @@ static void add_lora(const T *x, const T *a, const T *b, T *y, long rows, long K
     }
 }
 
-// e^x for x up to 0; nothing where it is as good as nothing, so that what is impossible stays so.
 static inline float share(float x) { return x < -87.0f ? 0.0f : exponential(x); }
+
+template <typename T> static float largest(const T *x, long size) {
+    float found = -INFINITY;
+    Floats lanes = Floats{} - INFINITY;
+    long i = 0;
+    for (; i + LANES <= size; i += LANES) {
+        const Floats values = load(x + i);
+        lanes = values > lanes ? values : lanes;
+    }
+    for (long lane = 0; lane < LANES; lane++) found = std::max(found, lanes[lane]);
+    for (; i < size; i++) found = std::max(found, widen(x[i]));
+    return found;
+}
+
+// The sum of exp(x * factor - highest).
+template <typename T> static float sum_of_shares(const T *x, long size, float factor, float highest) {
+    Floats lanes{};
+    long i = 0;
+    for (; i + LANES <= size; i += LANES) lanes += exponentials(load(x + i) * factor - highest);
+    float found = sum(lanes);
+    for (; i < size; i++) found += share(widen(x[i]) * factor - highest);
+    return found;
+}
 
 // The log of the sum of exponentials of each row of logits, divided by the row's temperature. `blocks`, if any, gets the
 // probability of each `block` entries, the last of which may be fewer.
@@ -196,18 +251,10 @@ static void normalizers(const T *logits, const float *temperatures, float *found
 #pragma omp for schedule(static)
         for (long row = 0; row < rows; row++) {
             const T *x = logits + row * size;
-            const float temperature = temperatures[row];
-            float highest = -INFINITY, total = 0.0f;
-#pragma omp simd reduction(max : highest)
-            for (long i = 0; i < size; i++) highest = std::max(highest, widen(x[i]));
-            highest /= temperature;
-            for (long b = 0; b < count; b++) {
-                const long last = std::min(size, (b + 1) * block);
-                float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-                for (long i = b * block; i < last; i++) sum += share(widen(x[i]) / temperature - highest);
-                total += sums[b] = sum;
-            }
+            const float factor = 1.0f / temperatures[row], highest = largest(x, size) * factor;
+            float total = 0.0f;
+            for (long b = 0; b < count; b++)
+                total += sums[b] = sum_of_shares(x + b * block, std::min(block, size - b * block), factor, highest);
             found[row] = highest + std::log(total);
             if (blocks)
                 for (long b = 0; b < count; b++) blocks[row * count + b] = sums[b] / total;
@@ -223,9 +270,46 @@ static void normalizers_backward(const T *logits, const float *temperatures, con
     for (long row = 0; row < rows; row++) {
         const T *x = logits + row * size;
         T *to = grad + row * size;
-        const float temperature = temperatures[row], lse = normalizers[row], factor = outer[row] / temperature;
-#pragma omp simd
-        for (long i = 0; i < size; i++) to[i] = narrow<T>(factor * share(widen(x[i]) / temperature - lse));
+        const float factor = 1.0f / temperatures[row], lse = normalizers[row], scale = outer[row] * factor;
+        long i = 0;
+        for (; i + LANES <= size; i += LANES) store(to + i, scale * exponentials(load(x + i) * factor - lse));
+        for (; i < size; i++) to[i] = narrow<T>(scale * share(widen(x[i]) * factor - lse));
+    }
+}
+
+// Draws a token for each sample by inverting the distribution function of its row: first a block of entries, then an entry
+// of it. `normalizers` and `shares` (rows, blocks) are what `normalizers` found; `places` are the samples' rows, `numbers`
+// theirs in [0, 1). Gives tokens and their log-probabilities.
+template <typename T>
+static void draw(const T *logits, const float *temperatures, const float *normalizers, const float *shares,
+                 const int64_t *places, const double *numbers, int64_t *tokens, double *logprobs, long samples,
+                 long size, long block, int threads) {
+    const long count = (size + block - 1) / block;
+#pragma omp parallel for schedule(static) num_threads(threads) if (samples > 4)
+    for (long sample = 0; sample < samples; sample++) {
+        const long row = places[sample];
+        const float *share = shares + row * count, factor = 1.0f / temperatures[row], lse = normalizers[row];
+        double total = 0.0, before = 0.0;
+        for (long b = 0; b < count; b++) total += share[b];
+        const double goal = numbers[sample] * total;
+        long drawn = 0;
+        while (drawn < count - 1 && before + share[drawn] <= goal) before += share[drawn++];
+        while (drawn && share[drawn] == 0.0f) before -= share[--drawn];
+        const T *x = logits + row * size + drawn * block;
+        const long entries = std::min(block, size - drawn * block);
+        double inside = 0.0, passed = 0.0;
+        for (long i = 0; i < entries; i++) inside += ::share(widen(x[i]) * factor - lse);
+        const double wanted = (goal - before) / share[drawn] * inside;
+        // The last entry with any probability bounds the choice, should rounding push the goal past the end.
+        long found = 0, last = 0;
+        for (long i = 0; i < entries; i++) {
+            const float part = ::share(widen(x[i]) * factor - lse);
+            if (part > 0.0f) last = i;
+            if ((passed += part) <= wanted) found = i + 1;
+        }
+        found = std::min(found, last);
+        tokens[sample] = drawn * block + found;
+        logprobs[sample] = widen(x[found]) * factor - lse;
     }
 }
 
@@ -262,6 +346,11 @@ static void normalizers_backward(const T *logits, const float *temperatures, con
     extern "C" void normalizers_backward_##SUFFIX(const T *logits, const float *temperatures, const float *known,      \
                                                   const float *outer, T *grad, long rows, long size, int threads) {    \
         normalizers_backward(logits, temperatures, known, outer, grad, rows, size, threads);                           \
+    }                                                                                                                  \
+    extern "C" void draw_##SUFFIX(const T *logits, const float *temperatures, const float *known, const float *shares, \
+                                  const int64_t *places, const double *numbers, int64_t *tokens, double *logprobs,     \
+                                  long samples, long size, long block, int threads) {                                  \
+        draw(logits, temperatures, known, shares, places, numbers, tokens, logprobs, samples, size, block, threads);   \
     }                                                                                                                  \
     extern "C" void attend_##SUFFIX(const T *q, const T *new_k, const T *new_v, T *keys, T *values,                    \
                                     const int64_t *place, T *prompt, const int64_t *prompt_length, T *out, long B,     \

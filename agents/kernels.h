@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -132,6 +132,27 @@ static inline float sum(Floats x) {
     return (quarters[0][0] + quarters[0][2]) + (quarters[0][1] + quarters[0][3]);
 }
 
+// Sixteen times e^x; nothing where it is as good as nothing, so that what is impossible stays so.
+static inline Floats exponentials(Floats x) {
+    const Floats given = x;
+    x = x < -87.0f ? Floats{} - 87.0f : x;
+    x = x > 88.0f ? Floats{} + 88.0f : x;
+    const Floats n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
+    const Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    Floats p = Floats{} + 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    typedef int32_t Integers __attribute__((vector_size(64)));
+    const Integers exponent = (__builtin_convertvector(n, Integers) + 127) << 23;
+    Floats power;
+    std::memcpy(&power, &exponent, sizeof power);
+    return given < -87.0f ? Floats{} : p * power;
+}
+
 template <typename T>
 static inline void norm_row(const T *in, const T *weight, T *out, long size, float offset, float eps) {
     float sum = 0.0f;
@@ -147,10 +168,24 @@ static inline void norm_row(const T *in, const T *weight, T *out, long size, flo
     }
 }
 
+static inline Floats rounded_floats(const float *, Floats x) { return x; }
+
+static inline Floats rounded_floats(const bfloat16 *, Floats x) {
+    bfloat16 kept[LANES];
+    store(kept, x);
+    return load(kept);
+}
+
+static inline Floats sigmoids(Floats x) { return 1.0f / (1.0f + exponentials(-x)); }
+
 template <typename T, int activation> static inline void gate_row(const T *gate, const T *up, T *out, long size) {
-#pragma omp simd
-    for (long i = 0; i < size; i++)
-        out[i] = narrow<T>(rounded<T>(activated<activation>(widen(gate[i]))) * widen(up[i]));
+    long i = 0;
+    for (; i + LANES <= size; i += LANES) {
+        const Floats x = load(gate + i);
+        const Floats inner = activation == SILU ? x : 1.5957691216f * (x + 0.044715f * x * x * x);
+        store(out + i, rounded_floats(out, x * sigmoids(inner)) * load(up + i));
+    }
+    for (; i < size; i++) out[i] = narrow<T>(rounded<T>(activated<activation>(widen(gate[i]))) * widen(up[i]));
 }
 
 // Turns the halves of a head against each other. `sin` comes with the sign of its half. `back` is the transposed turn,
@@ -168,59 +203,44 @@ static inline void turn_head(const T *in, const T *c, const T *s, T *out, long s
     }
 }
 
-// Attention of one new token over its own keys and values, 0 to `last`, for the R heads that share them, D = PARTS *
-// LANES. `prompt` has the scores of the `before` tokens of a prompt in front of them, which become probabilities; each
-// head's are `L` long. Gives the part of the output that comes from the own values.
-template <typename T, int PARTS>
-static inline void attend_own(const Floats *queries, const T *own_keys, const T *own_values, int64_t last,
-                              int64_t before, T *prompt, long R, long L, float scale, float softcap, int64_t window,
-                              std::vector<float> &scores, Floats *sums) {
-    const long D = PARTS * LANES;
-    const int64_t first = std::max<int64_t>(0, last + 1 - window);
-    const int64_t first_of_prompt = std::max<int64_t>(0, before + last + 1 - window);
-    const long count = last + 1 - first;
-    for (long i = 0; i < R * PARTS; i++) sums[i] = Floats{};
-    scores.resize(R * count);
-    for (long t = 0; t < count; t++) {
-        Floats key[PARTS];
-        for (int i = 0; i < PARTS; i++) key[i] = load(own_keys + (first + t) * D + i * LANES);
-        for (long r = 0; r < R; r++) {
-            const Floats *query = queries + r * PARTS;
-            Floats products = query[0] * key[0];
-            for (int i = 1; i < PARTS; i++) products += query[i] * key[i];
-            scores[r * count + t] = sum(products) * scale;
-        }
-    }
+// What a new token sees: of its own keys those from `first` on, `count` of them, and of the `before` tokens of a prompt in
+// front of them those from `first_of_prompt` on.
+struct Seen {
+    long first, count, first_of_prompt, before;
+    Seen(int64_t last, int64_t before, int64_t window)
+        : first(std::max<int64_t>(0, last + 1 - window)), count(last + 1 - first),
+          first_of_prompt(std::max<int64_t>(0, before + last + 1 - window)), before(before) {}
+};
+
+// Turns the scores of R heads on what is seen into probabilities: on own keys, each head's `stride` after the one before,
+// and on a prompt's, each head's L long.
+template <typename T>
+static inline void share_out(float *scores, long stride, T *prompt, long L, const Seen &seen, long R, float softcap) {
+    const long count = seen.count, first = seen.first_of_prompt, before = seen.before;
     for (long r = 0; r < R; r++) {
-        float *score = scores.data() + r * count;
+        float *score = scores + r * stride;
         T *on_prompt = prompt + r * L;
         float highest = -INFINITY, total = 0.0f;
         for (long t = 0; t < count; t++) score[t] = rounded<T>(score[t]);
         if (softcap > 0.0f) {
             for (long t = 0; t < count; t++) score[t] = rounded<T>(softcap * std::tanh(score[t] / softcap));
-            for (long t = first_of_prompt; t < before; t++)
+            for (long t = first; t < before; t++)
                 on_prompt[t] = narrow<T>(softcap * std::tanh(widen(on_prompt[t]) / softcap));
         }
 #pragma omp simd reduction(max : highest)
         for (long t = 0; t < count; t++) highest = std::max(highest, score[t]);
 #pragma omp simd reduction(max : highest)
-        for (long t = first_of_prompt; t < before; t++) highest = std::max(highest, widen(on_prompt[t]));
+        for (long t = first; t < before; t++) highest = std::max(highest, widen(on_prompt[t]));
 #pragma omp simd reduction(+ : total)
         for (long t = 0; t < count; t++) total += score[t] = exponential(score[t] - highest);
 #pragma omp simd reduction(+ : total)
-        for (long t = first_of_prompt; t < before; t++) total += exponential(widen(on_prompt[t]) - highest);
+        for (long t = first; t < before; t++) total += exponential(widen(on_prompt[t]) - highest);
         const float inverse = 1.0f / total;
-        for (long t = 0; t < std::min<int64_t>(first_of_prompt, L); t++) on_prompt[t] = narrow<T>(0.0f);
+        for (long t = 0; t < std::min(first, L); t++) on_prompt[t] = narrow<T>(0.0f);
 #pragma omp simd
-        for (long t = first_of_prompt; t < before; t++)
+        for (long t = first; t < before; t++)
             on_prompt[t] = narrow<T>(exponential(widen(on_prompt[t]) - highest) * inverse);
         for (long t = before; t < L; t++) on_prompt[t] = narrow<T>(0.0f);
         for (long t = 0; t < count; t++) score[t] = rounded<T>(score[t] * inverse);
-    }
-    for (long t = 0; t < count; t++) {
-        Floats value[PARTS];
-        for (int i = 0; i < PARTS; i++) value[i] = load(own_values + (first + t) * D + i * LANES);
-        for (long r = 0; r < R; r++)
-            for (int i = 0; i < PARTS; i++) sums[r * PARTS + i] += scores[r * count + t] * value[i];
     }
 }

@@ -18,26 +18,29 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from ctypes import c_float, c_int, c_int64, c_long, c_void_p
+from ctypes import c_double, c_float, c_int, c_int64, c_long, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from .bundled import cache_root
 
 if TYPE_CHECKING:
     from .attention import AttentionOptions
+    from .packing import TreePlan
 
 logger = logging.getLogger(__name__)
 
 SWITCH = "LORAGYM_KERNELS"
-HEADER, *SOURCES = (Path(__file__).with_name(name) for name in ("kernels.h", "kernels.cpp", "decoder.cpp"))
+HEADERS = [Path(__file__).with_name(name) for name in ("kernels.h", "products.h")]
+SOURCES = [Path(__file__).with_name(f"{name}.cpp") for name in ("kernels", "linear", "attention", "decoder")]
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 LANES = 16
-"""A packed weight's outputs come in blocks of so many; `decoder.cpp` has the same number."""
+"""A packed weight's outputs come in blocks of so many; `kernels.h` has the same number."""
 SUFFIXES = {torch.float32: "float", torch.bfloat16: "bfloat16"}
 ACTIVATIONS = {"silu": 0, "tanh": 1}
 HEAD_SIZES = {16, 32, 64, 96, 128, 256}
@@ -54,12 +57,17 @@ _ARGUMENTS = {
     "add_lora": [_POINTER] * 4 + [_SIZE] * 4 + [_POINTER] * 2 + [c_int],
     "normalizers": [_POINTER] * 4 + [_SIZE] * 3 + [c_int],
     "normalizers_backward": [_POINTER] * 5 + [_SIZE] * 2 + [c_int],
+    "draw": [_POINTER] * 8 + [_SIZE] * 3 + [c_int],
     "attend": [_POINTER] * 9 + [_SIZE] * 9 + [c_float, c_float, c_int64, c_int],
 }
 _PACKING_ARGUMENTS = {
     "pack": [_POINTER] * 2 + [_SIZE] * 5 + [c_int],
     "product": [_POINTER] * 5 + [_SIZE] * 3 + [c_int],
     "project": [_POINTER, _SIZE, *[_POINTER] * 4, c_int],
+    "lora_forward": [_POINTER, _SIZE, *[_POINTER] * 5, c_int],
+    "lora_backward": [_POINTER] * 3 + [_SIZE, _POINTER, _SIZE, _SIZE] + [_POINTER] * 4 + [c_int],
+    "attend_tree": [_POINTER] * 4 + [_SIZE] * 3 + [_POINTER] * 2 + [c_int],
+    "attend_tree_backward": [_POINTER] * 6 + [_SIZE] * 4 + [_POINTER] * 4 + [c_int],
     "decode": [_POINTER] * 2 + [c_int],
 }
 """Functions that the library has for a type only where the processor multiplies it."""
@@ -118,7 +126,7 @@ def _compiled(compiler: list[str]) -> Path:
             [*compiler, *arguments], check=True, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
         ).stdout
 
-    texts = [source.read_text() for source in (HEADER, *SOURCES)]
+    texts = [source.read_text() for source in (*HEADERS, *SOURCES)]
     parts = (*texts, *FLAGS, run("--version"), platform.machine(), _processor())
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     path = cache_root() / "kernels" / f"{name}.so"
@@ -283,6 +291,31 @@ def normalizers_backward(
     return grad_UV
 
 
+def draw(
+    logits_UV: torch.Tensor,
+    temperatures_U: torch.Tensor,
+    normalizers_U: torch.Tensor,
+    by_block_UX: torch.Tensor,
+    row_S: np.ndarray,
+    uniform_S: np.ndarray,
+    block: int,
+) -> tuple[list[int], list[float]]:
+    """A token for each sample, and its log-probability; see `sampling.draw`.
+
+    Args:
+        logits_UV: as `normalizers` had them, and `temperatures_U` and `block` too.
+        normalizers_U, by_block_UX: what it found.
+        row_S: int64, each sample's row.
+        uniform_S: float64, each sample's number in [0, 1).
+    """
+    logits_UV = logits_UV.contiguous()
+    tokens_S, logprobs_S = np.empty(len(row_S), dtype=np.int64), np.empty(len(row_S))
+    tensors = (x.data_ptr() for x in (logits_UV, temperatures_U, normalizers_U, by_block_UX))
+    arrays = (x.ctypes.data for x in (row_S, uniform_S, tokens_S, logprobs_S))
+    call("draw", logits_UV.dtype, *tensors, *arrays, len(row_S), logits_UV.shape[1], block)
+    return tokens_S.tolist(), logprobs_S.tolist()
+
+
 def add_lora(
     y: torch.Tensor,
     x: torch.Tensor,
@@ -305,6 +338,73 @@ def add_lora(
     pointers = x.data_ptr(), a_rK.data_ptr(), b_rN.data_ptr(), y.data_ptr()
     places = ranks.data_ptr(), outputs.data_ptr()
     call("add_lora", y.dtype, *pointers, *x.shape, y.shape[1], len(ranks) - 1, *places)
+
+
+class _Tree(ctypes.Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("nodes", "ends", "positions", "ranges", "runs")),
+        *((name, c_int64) for name in ("rows", "count", "range_count", "heads", "groups", "head_size", "window")),
+        ("scale", c_double),
+        ("softcap", c_double),
+    )
+
+    @classmethod
+    def of(cls, plan: TreePlan, q_THD: torch.Tensor, k_TGD: torch.Tensor, options: AttentionOptions) -> _Tree:
+        arrays = (plan.nodes, plan.ends, plan.positions, plan.ranges, plan.runs)
+        return cls(
+            *(array.ctypes.data for array in arrays),
+            *map(len, (plan.nodes, plan.ends, plan.ranges)),
+            q_THD.shape[1],
+            *k_TGD.shape[1:],
+            NO_WINDOW if options.window is None else options.window,
+            options.scale,
+            options.softcap or 0.0,
+        )
+
+
+def attend_tree(
+    q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, plan: TreePlan, options: AttentionOptions
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention over a tree; D is a multiple of `LANES`, and `can_pack` says whether there is any.
+
+    Args:
+        q_THD: a query for each of the plan's.
+        k_TGD, v_TGD: of all nodes.
+        plan: the tree.
+        options: the layer's.
+
+    Returns:
+        The output `(T, H, D)`, and the log of the sum of exponentials of each query's scores, `(T, H)` in float32.
+    """
+    q_THD, k_TGD, v_TGD = _laid(q_THD), _laid(k_TGD), _laid(v_TGD)
+    tree = _Tree.of(plan, q_THD, k_TGD, options)
+    out_THD, normalizers_TH = torch.empty(q_THD.shape, dtype=q_THD.dtype), torch.empty(q_THD.shape[:2])
+    given = (q_THD, k_TGD, v_TGD)
+    pointers, strides = (x.data_ptr() for x in given), (x.stride(0) for x in given)
+    found = out_THD.data_ptr(), normalizers_TH.data_ptr()
+    call("attend_tree", q_THD.dtype, ctypes.addressof(tree), *pointers, *strides, *found)
+    return out_THD, normalizers_TH
+
+
+def attend_tree_backward(
+    grad_THD: torch.Tensor,
+    q_THD: torch.Tensor,
+    k_TGD: torch.Tensor,
+    v_TGD: torch.Tensor,
+    out_THD: torch.Tensor,
+    normalizers_TH: torch.Tensor,
+    plan: TreePlan,
+    options: AttentionOptions,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradients of `attend_tree`'s queries, keys and values; the same each time for a number of threads."""
+    grad_THD, q_THD, k_TGD, v_TGD = map(_laid, (grad_THD, q_THD, k_TGD, v_TGD))
+    tree = _Tree.of(plan, q_THD, k_TGD, options)
+    q_grad, k_grad, v_grad = (torch.empty(x.shape, dtype=x.dtype) for x in (q_THD, k_TGD, v_TGD))
+    pointers = (x.data_ptr() for x in (grad_THD, out_THD.contiguous(), q_THD, k_TGD, v_TGD))
+    strides = (x.stride(0) for x in (grad_THD, q_THD, k_TGD, v_TGD))
+    results = (x.data_ptr() for x in (normalizers_TH, q_grad, k_grad, v_grad))
+    call("attend_tree_backward", q_THD.dtype, ctypes.addressof(tree), *pointers, *strides, *results)
+    return q_grad, k_grad, v_grad
 
 
 def attend(

@@ -92,7 +92,9 @@ class Adam:
 
     def restart(self) -> None:
         """Forgets moments and gradients."""
-        self._adamw = torch.optim.AdamW(list(self.tensors.values()), lr=0.0)
+        tensors = list(self.tensors.values())
+        fused = all(tensor.device.type in ("cpu", "cuda") for tensor in tensors)
+        self._adamw = torch.optim.AdamW(tensors, lr=0.0, fused=fused)
         self.zero_grad()
 
     def zero_grad(self) -> None:

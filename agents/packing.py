@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -62,6 +63,24 @@ class BlockBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class TreePlan:
+    """What a pack's attention has to know, in plain arrays.
+
+    Attributes:
+        nodes: int32, each query's node; the queries are the nodes that are computed.
+        ends, positions: int32, of all nodes, as a pack has them.
+        ranges: `(ranges, 4)`, queries from and to, `runs` from and to.
+        runs: `(runs, 2)`, nodes from and to: what the last query of a range sees, and the range's own.
+    """
+
+    nodes: np.ndarray
+    ends: np.ndarray
+    positions: np.ndarray
+    ranges: np.ndarray
+    runs: np.ndarray
+
+
+@dataclass(frozen=True)
 class Pack:
     """Sequences laid out as a forest in depth-first order.
 
@@ -71,7 +90,8 @@ class Pack:
         tokens_T, positions_T: each node's token and its depth.
         ends_T: one past the last node of each node's subtree; `a` is `b` or an ancestor of it iff `a <= b < ends[a]`.
         fresh_T: the nodes that are computed; None if all are. The others have keys and values already.
-        blocks: the attention plan; each node that is computed is a query exactly once.
+        parents: each node's parent, -1 for a root.
+        ranges: the attention plan: where runs of queries begin and end, each node in exactly one.
     """
 
     members: list[int]
@@ -80,12 +100,44 @@ class Pack:
     positions_T: torch.Tensor
     ends_T: torch.Tensor
     fresh_T: torch.Tensor | None
-    blocks: list[BlockBatch]
+    parents: np.ndarray
+    ranges: list[tuple[int, int]]
     _biases: dict[tuple[int, torch.dtype, int | None], torch.Tensor] = field(default_factory=dict)
 
     @property
     def num_nodes(self) -> int:
         return len(self.tokens_T)
+
+    @cached_property
+    def blocks(self) -> list[BlockBatch]:
+        """The ranges as batches of dense blocks; each node that is computed is a query exactly once."""
+        return _batches(self.ranges, self.parents, self._fresh, self.tokens_T.device)
+
+    @cached_property
+    def tree(self) -> TreePlan:
+        """The ranges for the compiled attention."""
+        rows, runs = [], [np.zeros((0, 2), dtype=np.int64)]
+        count = 0
+        for start, stop in self.ranges:
+            first, last = np.searchsorted(self._fresh, (start, stop)).tolist()
+            if first == last:
+                continue
+            seen = np.append(_ancestors(self.parents, start), np.arange(start, self._fresh[last - 1] + 1))
+            breaks = np.flatnonzero(np.diff(seen) != 1) + 1
+            runs.append(np.stack([seen[np.append(0, breaks)], seen[np.append(breaks - 1, -1)] + 1], 1))
+            rows.append((first, last, count, count + len(runs[-1])))
+            count += len(runs[-1])
+        return TreePlan(
+            nodes=self._fresh.astype(np.int32),
+            ends=self.ends_T.numpy().astype(np.int32),
+            positions=self.positions_T.numpy().astype(np.int32),
+            ranges=np.asarray(rows, dtype=np.int64),
+            runs=np.concatenate(runs),
+        )
+
+    @property
+    def _fresh(self) -> np.ndarray:
+        return np.arange(self.num_nodes) if self.fresh_T is None else self.fresh_T.cpu().numpy()
 
     def fresh(self, x_T: torch.Tensor) -> torch.Tensor:
         """What belongs to the nodes that are computed."""
@@ -193,7 +245,6 @@ def _build(members: list[int], arrays: list[np.ndarray], known: Sequence[int], d
         paths.append(path)
     parent_T, fresh_F = np.concatenate(parents), np.concatenate(fresh)
     depth_T, end_T = _depths_and_ends(parent_T)
-    blocks = _batches(_plan(parent_T, depth_T, end_T), parent_T, fresh_F, device)
     return Pack(
         members=members,
         paths=paths,
@@ -201,7 +252,8 @@ def _build(members: list[int], arrays: list[np.ndarray], known: Sequence[int], d
         positions_T=torch.as_tensor(depth_T, device=device),
         ends_T=torch.as_tensor(end_T, device=device),
         fresh_T=None if len(fresh_F) == count else torch.as_tensor(fresh_F, device=device),
-        blocks=blocks,
+        parents=parent_T,
+        ranges=_plan(parent_T, depth_T, end_T),
     )
 
 
@@ -270,12 +322,7 @@ def _batches(
         queries = fresh_F[slice(*np.searchsorted(fresh_F, (start, stop)))]
         if not len(queries):
             continue
-        ancestors = []
-        node = int(parent_T[start])
-        while node >= 0:
-            ancestors.append(node)
-            node = int(parent_T[node])
-        blocks.append((queries, np.concatenate([ancestors[::-1], np.arange(start, queries[-1] + 1)]).astype(int)))
+        blocks.append((queries, np.append(_ancestors(parent_T, start), np.arange(start, queries[-1] + 1))))
     blocks.sort(key=lambda block: (len(block[1]), len(block[0])))
     batches: list[list[tuple[np.ndarray, np.ndarray]]] = []
     area = widest = 0
@@ -293,6 +340,16 @@ def _batches(
         )
         for batch in batches
     ]
+
+
+def _ancestors(parent_T: np.ndarray, node: int) -> np.ndarray:
+    """A node's ancestors, root first."""
+    found = []
+    node = int(parent_T[node])
+    while node >= 0:
+        found.append(node)
+        node = int(parent_T[node])
+    return np.asarray(found[::-1], dtype=np.int64)
 
 
 def _padded(rows: list[np.ndarray], device: torch.device | str) -> torch.Tensor:

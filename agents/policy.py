@@ -22,7 +22,7 @@ from .exclusive import exclusive
 from .logprobs import selected_logprobs, tempered
 from .lora import Adapter, LoraConfig
 from .losses import Normalization, needed_fields, token_loss, token_shares
-from .memory import halved_when_short
+from .memory import KEPT_BYTES, halved_when_short
 from .optimizer import Adam, AdamParams
 from .packing import Pack
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .torch_sampler import TorchSampler
 
 LOGITS_BYTES = 2**28
-"""Memory for the logits of one chunk; more trained tokens go through the head chunk by chunk."""
+"""Memory for logits; of more trained tokens they are computed chunk by chunk, and once more on the way back."""
 
 
 CustomLoss = Callable[..., tuple[torch.Tensor, Mapping[str, float]]]
@@ -314,7 +314,8 @@ class LoraPolicy:
         device = self.base.device
         hidden_UH = hidden_TH.index_select(0, torch.as_tensor(nodes_U, device=device))
         order_X = np.argsort(row_X, kind="stable")
-        chunk = self._rows_per_chunk()
+        most = self._rows_per_chunk()
+        chunk = min(most, self._rows_per_chunk(KEPT_BYTES)) if device.type == "cpu" else most
 
         def of_chunk(hidden: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             return selected_logprobs(self.base.logits(hidden, self.adapter), rows, targets, temperature)
@@ -325,7 +326,7 @@ class LoraPolicy:
             rows = torch.as_tensor(row_X[within] - start, device=device)
             targets = torch.as_tensor(targets_X[within], device=device)
             hidden = hidden_UH[start : start + chunk]
-            if torch.is_grad_enabled() and len(nodes_U) > chunk:
+            if torch.is_grad_enabled() and len(nodes_U) > most:
                 parts.append(checkpoint(of_chunk, hidden, rows, targets, use_reentrant=False))
             else:
                 parts.append(of_chunk(hidden, rows, targets))
@@ -333,8 +334,8 @@ class LoraPolicy:
         inverse[order_X] = np.arange(len(order_X))
         return torch.cat(parts)[torch.as_tensor(inverse, device=device)]
 
-    def _rows_per_chunk(self) -> int:
-        return max(1, LOGITS_BYTES // (self.base.dtype.itemsize * self.base.vocabulary))
+    def _rows_per_chunk(self, size: int | None = None) -> int:
+        return max(1, (size or LOGITS_BYTES) // (self.base.dtype.itemsize * self.base.vocabulary))
 
     def _custom(self, batch: Batch, loss: CustomLoss, temperature: float, with_logits: bool) -> TrainOutput:
         def outputs(pack: Pack) -> list[torch.Tensor]:

@@ -132,6 +132,9 @@ def draw(
                 scaled_UV[row] = truncated(scaled_UV[row], params.top_k, params.top_p)
     lse_U, by_block = _normalized(logits_UV, divisors_U, scaled_UV)
     _check_finite(lse_U)
+    if scaled_UV is None and not any(greedy_U) and kernels.usable(logits_UV):
+        places_S = np.asarray(row_S, dtype=np.int64)
+        return kernels.draw(logits_UV, divisors_U, lse_U, by_block, places_S, uniform_S, DRAW_BLOCK)
     by_block = by_block.double().cumsum(-1)
     goal_S = torch.as_tensor(uniform_S, device=device) * by_block[rows_S, -1]
     block_S = (by_block[rows_S] <= goal_S[:, None]).sum(-1).clamp(max=by_block.shape[1] - 1)

@@ -283,15 +283,16 @@ class TorchSampler:
     ) -> None:
         kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         tokens, positions = pack.fresh(pack.tokens_T), pack.fresh(pack.positions_T)
-        hidden = self.base.hidden_states(tokens, positions, TreeLayout(pack, kept, past), self.adapter)
+        device = self.base.device
         place = {prompt: index for index, prompt in enumerate(prompts)}
         rows = []
-        wave = _Wave({}, {}, torch.as_tensor([len(p) for p in prompts], device=hidden.device))
+        wave = _Wave({}, {}, torch.as_tensor([len(p) for p in prompts], device=device))
         for (prompt, params), samples in groups.items():
             if prompt in place:
                 rows.append(_Row(wave, place[prompt], prompt, params, samples))
-        last = pack.rows(torch.as_tensor([int(pack.paths[row.place][-1]) for row in rows], device=hidden.device))
-        logits = self.base.logits(hidden.index_select(0, last), self.adapter)
+        last = pack.rows(torch.as_tensor([int(pack.paths[row.place][-1]) for row in rows], device=device))
+        hidden = self.base.hidden_states(tokens, positions, TreeLayout(pack, kept, past), self.adapter, last)
+        logits = self.base.logits(hidden, self.adapter)
         # Nothing is shared where each prompt has one sample alone.
         alone = len(rows) == len(prompts) and all(len(row.samples) == 1 for row in rows)
         if alone:
@@ -301,7 +302,7 @@ class TorchSampler:
         if not new:
             return
         length = max(map(len, pack.paths))
-        nodes_PL = torch.zeros(len(prompts), length, dtype=torch.long, device=hidden.device)
+        nodes_PL = torch.zeros(len(prompts), length, dtype=torch.long, device=device)
         for index, path in enumerate(pack.paths):
             nodes_PL[index, : len(path)] = torch.as_tensor(path)
         first, self._rows = len(self._rows), self._rows + new

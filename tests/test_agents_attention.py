@@ -9,7 +9,8 @@ import torch
 from forests import BLOCK_SHAPES, SEQUENCES, packed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loragym.agents.attention import AttentionOptions, TreeAttention
+from loragym.agents import kernels
+from loragym.agents.attention import AttentionOptions, CompiledTreeAttention, TreeAttention
 from loragym.agents.packing import Pack
 
 OPTIONS = [
@@ -62,6 +63,70 @@ def test_tree_attention_is_plain_attention_forward_and_backward(
     expected.backward(direction.detach())
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-10, atol=1e-10)
+
+
+needs_kernels = pytest.mark.skipif(not kernels.can_pack(torch.float32), reason="no C++ compiler")
+
+
+@needs_kernels
+@settings(max_examples=100, deadline=None)
+@given(SEQUENCES, BLOCK_SHAPES, st.sampled_from(OPTIONS), st.sampled_from([(4, 2, 16), (3, 1, 32), (2, 2, 16)]))
+def test_compiled_attention_is_plain_attention_forward_and_backward(
+    sequences: list[list[int]], shape: dict[str, Any], options: AttentionOptions, heads: tuple[int, int, int]
+) -> None:
+    (pack,) = packed(sequences, **shape)
+    close_to_plain(pack, heads, options, torch.float32, 1e-5)
+
+
+LONG = [list(range(700)), [*range(300), *range(900, 1000)], [*range(300), *range(900, 950), 1], [5, 6], [5]]
+"""Longer than a piece of queries and than a block of nodes, with branches in the middle of blocks."""
+
+
+@needs_kernels
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("heads", [(6, 3, 32), (7, 1, 16), (2, 2, 64)])
+@pytest.mark.parametrize("options", [*OPTIONS, AttentionOptions(scale=0.2, window=100)])
+def test_compiled_attention_over_long_sequences(
+    options: AttentionOptions, heads: tuple[int, int, int], threads: int
+) -> None:
+    (pack,) = packed(LONG)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        close_to_plain(pack, heads, options, torch.float32, 1e-5)
+        if kernels.can_pack(torch.bfloat16):
+            close_to_plain(pack, heads, options, torch.bfloat16, 3e-2)
+    finally:
+        torch.set_num_threads(before)
+
+
+def close_to_plain(
+    pack: Pack, heads: tuple[int, int, int], options: AttentionOptions, dtype: torch.dtype, tolerance: float
+) -> None:
+    ours = inputs(pack.num_nodes, *heads, dtype=dtype)
+    exact = [tensor.detach().double().requires_grad_() for tensor in ours]
+    (direction,) = inputs(pack.num_nodes, *heads, dtype=dtype, seed=5)[:1]
+    out, expected = CompiledTreeAttention.apply(*ours, pack, options), TreeAttention.apply(*exact, pack, options)
+    out.backward(direction.detach())
+    expected.backward(direction.detach().double())
+    for a, b in [(out, expected), *((a.grad, b.grad) for a, b in zip(ours, exact, strict=True))]:
+        assert a is not None
+        assert b is not None
+        assert a.dtype == dtype
+        assert (a.double() - b).abs().max() <= tolerance * max(1.0, b.abs().max())
+
+
+@needs_kernels
+def test_compiled_attention_gives_the_same_bits_each_time() -> None:
+    (pack,) = packed(LONG)
+    seen = []
+    for _ in range(3):
+        ours = inputs(pack.num_nodes, 6, 3, 32, dtype=torch.float32)
+        out = CompiledTreeAttention.apply(*ours, pack, OPTIONS[0])
+        out.square().sum().backward()
+        seen.append([out.detach(), *(tensor.grad for tensor in ours)])
+    for again in seen[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(seen[0], again, strict=True))
 
 
 @pytest.mark.parametrize("options", OPTIONS)

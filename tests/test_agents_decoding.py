@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from loragym.agents import LoraPolicy, SamplingParams, kernels
-from loragym.agents.decoding import CHUNK, ProjectionPlan, Stepper, Update, project
+from loragym.agents.decoding import CHUNK, Stepper
 from loragym.agents.fused import FusedDecoder
+from loragym.agents.projections import ProjectionPlan, TrainedAdapters, Update, lora_backward, lora_forward, project
 from tiny_engine import FAMILIES, datum, family_base, random_tokens, stirred_policy, tiny_base
 
 TYPES = [dtype for dtype in (torch.float32, torch.bfloat16) if kernels.can_pack(dtype)]
@@ -77,7 +78,7 @@ def test_projection_with_adapters_side_by_side(
         for part, (n, r) in enumerate(zip(sizes, ranks, strict=True))
     ]
     packed = kernels.pack(weight)
-    plan = ProjectionPlan(packed.values.data_ptr(), bias.data_ptr(), sum(sizes), inputs)
+    plan = ProjectionPlan.of(packed.values, bias, sum(sizes), inputs, packed=True)
     base = x.double() @ weight.double().T + bias + residual
     updates = [
         torch.zeros(rows, n, dtype=torch.float64)
@@ -86,7 +87,65 @@ def test_projection_with_adapters_side_by_side(
         for pair, n in zip(pairs, sizes, strict=True)
     ]
     assert_near(project(x, plan, None, residual), base)
-    assert_near(project(x, plan, Update.of(pairs, sizes, scale, dtype), residual), base + torch.cat(updates, 1))
+    found = project(x, plan, Update.of(pairs, sizes, scale, dtype), residual)
+    assert_near(found, base + torch.cat(updates, 1))
+    # To the same bits with a weight that is not packed beforehand, and in training.
+    plain = ProjectionPlan.of(weight, bias, sum(sizes), inputs, packed=False)
+    assert torch.equal(project(x, plain, None, residual), project(x, plan, None, residual))
+    assert torch.equal(project(x, plain, Update.of(pairs, sizes, scale, dtype), residual), found)
+    adapters = TrainedAdapters.of(pairs, sizes, scale)
+    assert torch.equal(lora_forward(x, plain, residual, adapters)[0], found)
+    assert torch.equal(lora_forward(x, plan, residual, adapters)[0], found)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("missing", [None, 0, 2])
+@pytest.mark.parametrize(("rows", "sizes"), [(1, (16,)), (9, (64, 16, 48)), (301, (32, 160)), (2500, (48,))])
+def test_gradients_of_a_projection_with_adapters(
+    rows: int, sizes: tuple[int, ...], missing: int | None, dtype: torch.dtype, threads: int
+) -> None:
+    inputs, ranks, scale = 80, (4, 16, 33), 0.5
+    x, weight = random(rows, inputs, dtype=dtype), random(sum(sizes), inputs, dtype=dtype, seed=1)
+    outer = random(rows, sum(sizes), dtype=dtype, seed=2)
+    pairs = [
+        None
+        if part == missing
+        else (random(rank, inputs, dtype=torch.float32, seed=4), random(size, rank, dtype=torch.float32, seed=5))
+        for part, (size, rank) in enumerate(zip(sizes, ranks, strict=False))
+    ]
+    if not any(pairs):
+        pytest.skip("nothing is adapted")
+    adapters = TrainedAdapters.of(pairs, sizes, scale)
+    plan = ProjectionPlan.of(weight, None, sum(sizes), inputs, packed=False)
+    _, inner = lora_forward(x, plan, None, adapters)
+    x_grad, found = lora_backward(outer, x, inner, weight, adapters, with_input=True)
+    assert x_grad is not None
+    exact = x.double().requires_grad_()
+    leaves = [None if pair is None else tuple(t.double().requires_grad_() for t in pair) for pair in pairs]
+    parts = [
+        x.new_zeros(rows, size, dtype=torch.float64) if leaf is None else exact @ leaf[0].T @ leaf[1].T * scale
+        for leaf, size in zip(leaves, sizes, strict=True)
+    ]
+    (exact @ weight.double().T + torch.cat(parts, 1)).backward(outer.double())
+    assert exact.grad is not None
+    assert_relatively_near(x_grad, exact.grad, dtype)
+    for leaf, pair in zip(leaves, found, strict=True):
+        assert (leaf is None) == (pair is None)
+        if leaf is not None and pair is not None:
+            assert_relatively_near(pair[0], leaf[0].grad, dtype)
+            assert_relatively_near(pair[1] * scale, leaf[1].grad, dtype)
+    again = lora_backward(outer, x, inner, weight, adapters, with_input=False)
+    assert again[0] is None
+    assert all(
+        torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(again[1], found, strict=True) if a and b
+    )
+
+
+def assert_relatively_near(got: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
+    """Near for the size of the whole tensor, as sums of many products of this type are."""
+    bound = {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    assert got.shape == expected.shape
+    assert (got.double() - expected).abs().max() <= bound * expected.abs().max()
 
 
 def both_ways(policy: LoraPolicy, monkeypatch: pytest.MonkeyPatch, prompts: list[list[int]], n: int) -> tuple[Any, Any]:

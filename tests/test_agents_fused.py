@@ -103,11 +103,11 @@ def test_packed_weights_give_what_plain_ones_give(dtype: torch.dtype) -> None:
         pytest.skip(f"no packed products of {dtype} here")
     policy = stirred_policy(tiny_base(dtype=dtype))
     decoder = policy.base.fused
-    assert decoder is not None and decoder.packed_head is None
+    assert decoder is not None and decoder.head.packed is None
     data = [datum(random_tokens(i, 30)) for i in range(4)]
     plain = np.concatenate(policy.forward(data).logprobs)
     policy.sampler()
-    assert decoder.packed_head is not None
+    assert decoder.head.packed is not None
     packed = np.concatenate(policy.forward(data).logprobs)
     assert np.abs(packed - plain).mean() < (1e-6 if dtype == torch.float32 else 0.02)
 
@@ -116,7 +116,7 @@ def test_weights_are_not_packed_where_memory_is_short(monkeypatch: pytest.Monkey
     monkeypatch.setattr(fused, "PACKED_SHARE", 1e-9)
     base = tiny_base()
     assert base.sampler().sample([[1, 2, 3]], params=SamplingParams(max_tokens=2))
-    assert base.fused is not None and base.fused.packed_head is None
+    assert base.fused is not None and base.fused.head.packed is None
 
 
 def test_stacking_moves_weights_and_changes_none() -> None:

@@ -1,0 +1,348 @@
+// Products with a matrix that lies packed, in the order in which the processor multiplies it, and a projection with an
+// adapter that is made of them.
+//
+// A weight (N, K) is packed in blocks of LANES outputs, the last one filled up with zeros: block after block, and within
+// a block input after input, LANES values each; of bfloat16 two inputs side by side, as the processor multiplies them.
+
+#pragma once
+
+#include "kernels.h"
+
+#include <memory>
+#include <omp.h>
+
+// The rows and blocks of a tile: as many as find a place in the processor's registers.
+#if defined(__AVX512F__)
+static const int ROWS = 8, BLOCKS = 3;
+#else
+static const int ROWS = 2, BLOCKS = 2;
+#endif
+
+template <typename T> struct Step;
+
+template <> struct Step<float> {
+    static const long SIZE = 1;
+    typedef Floats Weights;
+    static inline Floats left(const float *x) { return Floats{} + *x; }
+    static inline Floats weights(const float *w) { return load(w); }
+    static inline void add(Floats &sum, Floats left, Floats right) { sum += left * right; }
+};
+
+#if defined(__AVX512BF16__)
+template <> struct Step<bfloat16> {
+    static const long SIZE = 2;
+    typedef __m512bh Weights;
+    static inline __m512bh left(const bfloat16 *x) {
+        int32_t pair;
+        std::memcpy(&pair, x, sizeof pair);
+        return (__m512bh)_mm512_set1_epi32(pair);
+    }
+    static inline __m512bh weights(const bfloat16 *w) { return (__m512bh)_mm512_loadu_si512(w); }
+    static inline void add(Floats &sum, __m512bh left, __m512bh right) {
+        sum = (Floats)_mm512_dpbf16_ps((__m512)sum, left, right);
+    }
+};
+#endif
+
+// A matrix on the left (rows, K): entry (r, k) is at r * row + k * step, or, of pairs, the first of two at an even k.
+template <typename T> struct Left {
+    const T *x;
+    long row, step;
+    Left at(long r) const { return {x + r * row, row, step}; }
+};
+
+// Row by row.
+template <typename T> static inline Left<T> by_rows(const T *x, long stride) { return {x, stride, 1}; }
+
+// Adds x w^T to the sums (R, B) of a tile, which may be `fresh`; `w` is the tile's first block, `next` what will be wanted after it, or null.
+// Never inlined: compiled once for each shape of a tile, not for each use as well.
+template <typename T, int R, int B>
+__attribute__((noinline)) static void accumulate(Floats *sums, bool fresh, Left<T> x, const T *w, long block_stride, long K,
+                                                 const T *next) {
+    Floats found[R][B];
+    for (int r = 0; r < R; r++)
+        for (int b = 0; b < B; b++) found[r][b] = fresh ? Floats{} : sums[r * B + b];
+    // One pointer each that goes on, and no branch: the loop has no register to spare. With nothing to fetch, what is at
+    // hand is fetched again.
+    const T *at = x.x, *fetched = next ? next : w;
+    for (long k = 0; k < K; k += Step<T>::SIZE) {
+        typename Step<T>::Weights right[B];
+        for (int b = 0; b < B; b++) right[b] = Step<T>::weights(w + b * block_stride);
+        for (int b = 0; b < B; b++) __builtin_prefetch(fetched + b * block_stride, 0, 2);
+        for (int r = 0; r < R; r++) {
+            auto left = Step<T>::left(at + r * x.row);
+            for (int b = 0; b < B; b++) Step<T>::add(found[r][b], left, right[b]);
+        }
+        at += Step<T>::SIZE * x.step;
+        w += Step<T>::SIZE * LANES;
+        fetched += Step<T>::SIZE * LANES;
+    }
+    for (int r = 0; r < R; r++)
+        for (int b = 0; b < B; b++) sums[r * B + b] = found[r][b];
+}
+
+template <typename T> using Accumulate = void (*)(Floats *, bool, Left<T>, const T *, long, long, const T *);
+
+template <typename T, int R> static Accumulate<T> of_blocks(long blocks) {
+    if constexpr (BLOCKS > 2)
+        if (blocks == 3) return accumulate<T, R, 3>;
+    return blocks == 2 ? accumulate<T, R, 2> : accumulate<T, R, 1>;
+}
+
+// The function for tiles of a shape; rows are ROWS, or fewer by powers of two.
+template <typename T> static Accumulate<T> accumulator(long rows, long blocks) {
+    if constexpr (ROWS > 4)
+        if (rows == 8) return of_blocks<T, 8>(blocks);
+    if constexpr (ROWS > 2)
+        if (rows == 4) return of_blocks<T, 4>(blocks);
+    return rows == 2 ? of_blocks<T, 2>(blocks) : of_blocks<T, 1>(blocks);
+}
+
+// A product in parts: `finish` gets each with its first row and block, its sums (rows, blocks), and their numbers.
+struct Tile {
+    long row, block, rows, blocks;
+    Floats sums[ROWS * BLOCKS];
+};
+
+// Calls f(row, block, sum) for each sum of a tile, whose shape is most often the full one, known when this is compiled.
+template <typename Part, typename F> static inline void each(Part &tile, F f) {
+    if (tile.rows == ROWS && tile.blocks == BLOCKS) {
+#pragma GCC unroll 8
+        for (long r = 0; r < ROWS; r++)
+#pragma GCC unroll 4
+            for (long b = 0; b < BLOCKS; b++) f(r, b, tile.sums[r * BLOCKS + b]);
+    } else {
+        for (long r = 0; r < tile.rows; r++)
+            for (long b = 0; b < tile.blocks; b++) f(r, b, tile.sums[r * tile.blocks + b]);
+    }
+}
+
+static const auto NOTHING_AHEAD = [](const Tile &) {};
+
+// Fetches the places of a tile's results, to be written to or read while it is finished.
+template <int write, typename T>
+static inline void fetch(const T *place, long stride, long rows, long blocks) {
+    for (long r = 0; r < rows; r++) {
+        __builtin_prefetch(place + r * stride, write, 3);
+        __builtin_prefetch(place + r * stride + blocks * LANES - 1, write, 3);
+    }
+}
+
+// x (rows, K) times the blocks from `first` to `last` of a packed weight; `ahead` gets each tile before it is computed.
+template <typename T, typename Finish, typename Ahead = decltype(NOTHING_AHEAD)>
+static inline void multiply(Left<T> x, long rows, const T *w, long block_stride, long K, long first, long last,
+                            Finish finish, Ahead ahead = NOTHING_AHEAD) {
+    Tile tile;
+    for (tile.block = first; tile.block < last; tile.block += tile.blocks) {
+        // Four are two and two, for one alone leaves the processor waiting.
+        tile.blocks = last - tile.block == 4 ? 2 : std::min<long>(BLOCKS, last - tile.block);
+        const T *blocks = w + tile.block * block_stride;
+        // While a tile computes on blocks that are at hand, the next ones are fetched: by the second, if there is one.
+        const T *next = tile.block + 2 * BLOCKS <= last ? blocks + BLOCKS * block_stride : nullptr;
+        const long fetching = rows >= 2 * ROWS ? ROWS : 0;
+        for (tile.row = 0; tile.row < rows; tile.row += tile.rows) {
+            tile.rows = ROWS;
+            while (tile.rows > rows - tile.row) tile.rows /= 2;
+            ahead(tile);
+            accumulator<T>(tile.rows, tile.blocks)(tile.sums, true, x.at(tile.row), blocks, block_stride, K,
+                                                   tile.row == fetching ? next : nullptr);
+            finish(tile);
+        }
+    }
+}
+
+// How a product is shared out among threads: columns first, for then each thread reads its own weights, and rows where
+// there are few columns. Rows go block by block, so that a block's inputs stay at hand from one panel to the next.
+struct Share {
+    long from, to, first, last;  // rows and blocks
+};
+
+static inline Share share_of(long me, long team, long rows, long blocks) {
+    long parts = 1;
+    while (2 * parts <= team && blocks * parts < 2 * BLOCKS * team && rows >= 2 * parts * ROWS) parts *= 2;
+    const long columns = std::max(1L, team / parts), part = me / columns, column = me % columns;
+    if (part >= parts) return {0, 0, 0, 0};
+    return {rows * part / parts, rows * (part + 1) / parts, blocks * column / columns, blocks * (column + 1) / columns};
+}
+
+static inline long rows_at_once(long K) { return std::max<long>(8 * ROWS, (1 << 17) / K / ROWS * ROWS); }
+
+#if defined(__AVX512F__)
+// The transpose of 16 by 16 words.
+static inline void turn_words(const char *from, long stride, char *to) {
+    __m512i a[16], b[16];
+    for (int i = 0; i < 16; i++) a[i] = _mm512_loadu_si512(from + i * stride);
+    for (int i = 0; i < 8; i++) {
+        b[2 * i] = _mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
+        b[2 * i + 1] = _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 2; j++) {
+            a[4 * i + 2 * j] = _mm512_unpacklo_epi64(b[4 * i + j], b[4 * i + j + 2]);
+            a[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(b[4 * i + j], b[4 * i + j + 2]);
+        }
+    // a[4 i + c] has of the rows 4 i to 4 i + 3 the columns c, 4 + c, 8 + c and 12 + c, a quarter each.
+    for (int c = 0; c < 4; c++) {
+        const __m512i low = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88), high = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd);
+        const __m512i low2 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88);
+        const __m512i high2 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);
+        _mm512_storeu_si512(to + 64 * c, _mm512_shuffle_i32x4(low, low2, 0x88));
+        _mm512_storeu_si512(to + 64 * (8 + c), _mm512_shuffle_i32x4(low, low2, 0xdd));
+        _mm512_storeu_si512(to + 64 * (4 + c), _mm512_shuffle_i32x4(high, high2, 0x88));
+        _mm512_storeu_si512(to + 64 * (12 + c), _mm512_shuffle_i32x4(high, high2, 0xdd));
+    }
+}
+#endif
+
+// Packs one block from the `count` rows of x that are its outputs, K values each.
+template <typename T> static inline void pack_outputs(const T *x, long stride, long count, long K, T *to) {
+    const long S = Step<T>::SIZE;
+    long k = 0;
+#if defined(__AVX512F__)
+    if (count >= LANES)
+        for (; k + 16 * S <= K; k += 16 * S)
+            turn_words(reinterpret_cast<const char *>(x + k), stride * sizeof(T), reinterpret_cast<char *>(to + k * LANES));
+#endif
+    for (; k < K; k += S)
+        for (long lane = 0; lane < LANES; lane++) {
+            T *place = to + k * LANES + lane * S;
+            if (lane < count)
+                std::memcpy(place, x + lane * stride + k, S * sizeof(T));
+            else
+                std::memset(place, 0, S * sizeof(T));
+        }
+}
+
+static inline void interleave(const float *first, const float *, float *to) { std::memcpy(to, first, LANES * sizeof *to); }
+
+static inline void interleave(const bfloat16 *first, const bfloat16 *second, bfloat16 *to) {
+    Halves low, high;
+    std::memcpy(&low, first, sizeof low);
+    std::memcpy(&high, second, sizeof high);
+    const Words words = __builtin_convertvector(low, Words) | __builtin_convertvector(high, Words) << 16;
+    std::memcpy(to, &words, sizeof words);
+}
+
+// Packs blocks from rows of x that are their inputs, `blocks` * LANES outputs each; the inputs are filled up with zeros
+// to a whole step. With a block stride of LANES * Step<T>::SIZE, and `step` the whole width, it is a matrix on the left
+// instead: x transposed, see `turned`.
+template <typename T>
+static inline void pack_inputs(const T *x, long stride, long count, long blocks, T *to, long block_stride,
+                               long step = LANES) {
+    const long S = Step<T>::SIZE;
+    const T zeros[LANES] = {};
+    for (long k = 0; k < count; k += S)
+        for (long block = 0; block < blocks; block++) {
+            const T *first = x + k * stride + block * LANES;
+            interleave(first, k + 1 < count ? first + stride : zeros, to + block * block_stride + k * step);
+        }
+}
+
+// The transpose of x (count, blocks * LANES) as a matrix on the left: (blocks * LANES, count), filled up with a zero to
+// a whole step. There is room for one more row than there are in `to`.
+template <typename T> static inline Left<T> turned(const T *x, long stride, long count, long blocks, T *to) {
+    pack_inputs(x, stride, count, blocks, to, LANES * Step<T>::SIZE, blocks * LANES);
+    return {to, Step<T>::SIZE, blocks * LANES};
+}
+
+// Memory that is not cleared.
+template <typename T> struct Room {
+    std::unique_ptr<T[]> values;
+    long size = 0;
+    T *of(long wanted) {
+        if (wanted > size) values.reset(new T[size = wanted]);
+        return values.get();
+    }
+};
+
+// x (rows, K) times blocks that are packed on the way, as many at once as stay at hand: `pack` gets the first of them,
+// their number and where to; `finish` and `ahead` get a tile, its row and block.
+template <typename T, typename Pack, typename Finish, typename Ahead>
+static inline void multiply_packing(Left<T> x, long rows, long K, long first, long last, Room<T> &room, Pack pack,
+                                    Finish finish, Ahead ahead) {
+    const long most = std::max<long>(1, (1 << 17) / (K * LANES * BLOCKS)) * BLOCKS;
+    T *packed = room.of(most * K * LANES);
+    for (long block = first; block < last; block += most) {
+        const long count = std::min(most, last - block);
+        pack(block, count, packed);
+        for (long row = 0; row < rows; row += rows_at_once(K))
+            multiply<T>(
+                x.at(row), std::min(rows_at_once(K), rows - row), packed, K * LANES, K, 0, count,
+                [=](Tile &tile) { finish(tile, row + tile.row, block + tile.block); },
+                [=](const Tile &tile) { ahead(tile, row + tile.row, block + tile.block); });
+    }
+}
+
+struct Projection {
+    const void *weight, *bias;  // the bias may be null
+    int64_t outputs, inputs, packed;  // whether the weight is packed, or row by row
+};
+
+// The adapter's part of a projection: `parts` adapters side by side, with ranks and outputs from each number to the next.
+// `a` is packed as one weight (ranks, inputs); `b` part by part (its outputs, its ranks), scaled. Null where there is none.
+struct Update {
+    const void *a, *b;
+    int64_t parts, ranks[4], outputs[4];
+};
+
+// y = x w^T + bias + residual and the adapter's update, rounded once; `inner` is the update's (rows, ranks). For a
+// thread of a team; ends with a barrier.
+template <typename T>
+static void project(const T *x, long rows, const Projection &projection, const Update *update, T *inner,
+                    const T *residual, T *y, Room<T> &room) {
+    const long N = projection.outputs, K = projection.inputs;
+    const long ranks = update && update->a ? update->ranks[update->parts] : 0;
+    if (ranks) {
+        const T *a = static_cast<const T *>(update->a);
+        const Share share = share_of(omp_get_thread_num(), omp_get_num_threads(), rows, ranks / LANES);
+        for (long row = share.from; row < share.to; row += rows_at_once(K))
+            multiply<T>(by_rows(x + row * K, K), std::min(rows_at_once(K), share.to - row), a, K * LANES, K,
+                        share.first, share.last, [=](const Tile &tile) {
+                            T *place = inner + (row + tile.row) * ranks + tile.block * LANES;
+                            each(tile, [=](long r, long b, Floats sum) { store(place + r * ranks + b * LANES, sum); });
+                        });
+#pragma omp barrier
+    }
+    const Share share = share_of(omp_get_thread_num(), omp_get_num_threads(), rows, N / LANES);
+    const T *bias = static_cast<const T *>(projection.bias), *weight = static_cast<const T *>(projection.weight);
+    const T *b = ranks ? static_cast<const T *>(update->b) : nullptr;
+    for (long part = 0; part < (ranks ? update->parts : 1); part++) {
+        const long begin = ranks ? update->outputs[part] / LANES : 0;
+        const long end = ranks ? update->outputs[part + 1] / LANES : N / LANES;
+        const long rank = ranks ? update->ranks[part + 1] - update->ranks[part] : 0;
+        const T *left = rank ? inner + update->ranks[part] : nullptr, *right = b;
+        auto finish = [=](Tile &tile, long row, long block) {
+            const long place = row * N + block * LANES;
+            if (bias) each(tile, [=](long, long b, Floats &sum) { sum += load(bias + (block + b) * LANES); });
+            if (residual)
+                each(tile, [=](long r, long b, Floats &sum) { sum += load(residual + place + r * N + b * LANES); });
+            if (rank)
+                accumulator<T>(tile.rows, tile.blocks)(tile.sums, false, by_rows(left + row * ranks, ranks),
+                                                       right + (block - begin) * rank * LANES, rank * LANES, rank,
+                                                       nullptr);
+            each(tile, [=](long r, long b, Floats sum) { store(y + place + r * N + b * LANES, sum); });
+        };
+        auto ahead = [=](const Tile &tile, long row, long block) {
+            fetch<1>(y + row * N + block * LANES, N, tile.rows, tile.blocks);
+            if (residual) fetch<0>(residual + row * N + block * LANES, N, tile.rows, tile.blocks);
+        };
+        const long first = std::max(share.first, begin), last = std::min(share.last, end);
+        if (projection.packed)
+            for (long start = share.from; start < share.to; start += rows_at_once(K))
+                multiply<T>(
+                    by_rows(x + start * K, K), std::min(rows_at_once(K), share.to - start), weight, K * LANES, K,
+                    first, last, [=](Tile &tile) { finish(tile, start + tile.row, tile.block); },
+                    [=](const Tile &tile) { ahead(tile, start + tile.row, tile.block); });
+        else
+            multiply_packing<T>(
+                by_rows(x + share.from * K, K), share.to - share.from, K, first, last, room,
+                [=](long block, long count, T *to) {
+                    for (long i = 0; i < count; i++)
+                        pack_outputs(weight + (block + i) * LANES * K, K, LANES, K, to + i * K * LANES);
+                },
+                [=](Tile &tile, long row, long block) { finish(tile, share.from + row, block); },
+                [=](const Tile &tile, long row, long block) { ahead(tile, share.from + row, block); });
+        if (rank) b += (end - begin) * LANES * rank;
+    }
+#pragma omp barrier
+}
