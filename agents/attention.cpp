@@ -389,6 +389,4 @@ static void attend_tree_backward(const Tree *given, const T *grad, const T *out,
     }
 
 FOR_TYPE(float, float)
-#if defined(__AVX512BF16__)
 FOR_TYPE(bfloat16, bfloat16)
-#endif

@@ -250,6 +250,4 @@ template <typename T> static void decode(const Model *given, const Call *asked, 
     }
 
 FOR_TYPE(float, float)
-#if defined(__AVX512BF16__)
 FOR_TYPE(bfloat16, bfloat16)
-#endif

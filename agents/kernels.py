@@ -127,7 +127,8 @@ def _compiled(compiler: list[str]) -> Path:
         ).stdout
 
     texts = [source.read_text() for source in (*HEADERS, *SOURCES)]
-    parts = (*texts, *FLAGS, run("--version"), platform.machine(), _processor())
+    flags = (*FLAGS, *_own_flags())
+    parts = (*texts, *flags, run("--version"), platform.machine(), _processor())
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     path = cache_root() / "kernels" / f"{name}.so"
     if not path.exists():
@@ -136,18 +137,28 @@ def _compiled(compiler: list[str]) -> Path:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name
             logger.info("compiling %s, once for this machine", " and ".join(source.name for source in SOURCES))
-            run(*FLAGS, "-o", str(made), *map(str, SOURCES))
+            run(*flags, "-o", str(made), *map(str, SOURCES))
             made.replace(path)
     return path
 
 
-def _processor() -> str:
-    """What the processor can do, as far as the system says."""
+def _own_flags() -> tuple[str, ...]:
+    """What this processor does best beyond what it can do.
+
+    Intel's multiply pairs of bfloat16 outside of AMX at half the rate of float32 (Sapphire Rapids: one `vdpbf16ps` in two
+    cycles, two FMAs in each), AMD's at twice its rate.
+    """
+    return ("-DLORAGYM_WIDENED",) if "GenuineIntel" in _processor("vendor_id") else ()
+
+
+def _processor(*fields: str) -> str:
+    """What the system says of the processor: what it can do, or the named fields."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    wanted = fields or ("flags", "Features")
+    return next((line for line in lines if line.startswith(wanted)), platform.processor())
 
 
 def _laid(x: torch.Tensor) -> torch.Tensor:

@@ -191,9 +191,8 @@ static void lora_backward(const T *grad, const T *x, const T *inner, long rows, 
                 },
                 [=](Tile &tile, long row, long block) {
                     if (ranks)
-                        accumulator<T>(tile.rows, tile.blocks)(tile.sums, false, by_rows(left + row * ranks, ranks),
-                                                               right + block * ranks * LANES, ranks * LANES, ranks,
-                                                               nullptr);
+                        add_product<T>(tile, by_rows(left + row * ranks, ranks), right + block * ranks * LANES,
+                                       ranks * LANES, ranks);
                     T *place = x_grad + (share.from + row) * K + block * LANES;
                     each(tile, [=](long r, long b, Floats sum) { store(place + r * K + b * LANES, sum); });
                 },
@@ -274,6 +273,4 @@ static void lora_backward(const T *grad, const T *x, const T *inner, long rows, 
     }
 
 FOR_TYPE(float, float)
-#if defined(__AVX512BF16__)
 FOR_TYPE(bfloat16, bfloat16)
-#endif

@@ -18,32 +18,6 @@ static const int ROWS = 8, BLOCKS = 3;
 static const int ROWS = 2, BLOCKS = 2;
 #endif
 
-template <typename T> struct Step;
-
-template <> struct Step<float> {
-    static const long SIZE = 1;
-    typedef Floats Weights;
-    static inline Floats left(const float *x) { return Floats{} + *x; }
-    static inline Floats weights(const float *w) { return load(w); }
-    static inline void add(Floats &sum, Floats left, Floats right) { sum += left * right; }
-};
-
-#if defined(__AVX512BF16__)
-template <> struct Step<bfloat16> {
-    static const long SIZE = 2;
-    typedef __m512bh Weights;
-    static inline __m512bh left(const bfloat16 *x) {
-        int32_t pair;
-        std::memcpy(&pair, x, sizeof pair);
-        return (__m512bh)_mm512_set1_epi32(pair);
-    }
-    static inline __m512bh weights(const bfloat16 *w) { return (__m512bh)_mm512_loadu_si512(w); }
-    static inline void add(Floats &sum, __m512bh left, __m512bh right) {
-        sum = (Floats)_mm512_dpbf16_ps((__m512)sum, left, right);
-    }
-};
-#endif
-
 // A matrix on the left (rows, K): entry (r, k) is at r * row + k * step, or, of pairs, the first of two at an even k.
 template <typename T> struct Left {
     const T *x;
@@ -54,25 +28,119 @@ template <typename T> struct Left {
 // Row by row.
 template <typename T> static inline Left<T> by_rows(const T *x, long stride) { return {x, stride, 1}; }
 
-// Adds x w^T to the sums (R, B) of a tile, which may be `fresh`; `w` is the tile's first block, `next` what will be wanted after it, or null.
-// Never inlined: compiled once for each shape of a tile, not for each use as well.
+static inline Floats everywhere(float x) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_set1_ps(x);
+#else
+    return x - Floats{};
+#endif
+}
+
+// Memory that is not cleared.
+template <typename T> struct Room {
+    std::unique_ptr<T[]> values;
+    long size = 0;
+    T *of(long wanted) {
+        if (wanted > size) values.reset(new T[size = wanted]);
+        return values.get();
+    }
+};
+
+// One step along the inputs: SIZE of them. `Operand` is what the left side has to be for that; `operand` makes it so.
+template <typename T> struct Step;
+
+template <> struct Step<float> {
+    static const long SIZE = 1;
+    typedef float Operand;
+    static inline Left<float> operand(Left<float> x, long, long, Room<float> &) { return x; }
+    template <int R, int B>
+    static inline void add(Floats (&sums)[R][B], const float *left, long row, const float *w, long block_stride) {
+        Floats right[B];
+        for (int b = 0; b < B; b++) right[b] = load(w + b * block_stride);
+        for (int r = 0; r < R; r++) {
+            const Floats value = everywhere(left[r * row]);
+            for (int b = 0; b < B; b++) sums[r][b] += value * right[b];
+        }
+    }
+};
+
+// Pairs of bfloat16 are multiplied by the instruction for that, where it is the quickest way. On Intel's processors it
+// takes four times as long as one on twice as wide values, so that these come to more: see `kernels._flags`.
+#if defined(__AVX512BF16__) && !defined(LORAGYM_WIDENED)
+template <> struct Step<bfloat16> {
+    static const long SIZE = 2;
+    typedef bfloat16 Operand;
+    static inline Left<bfloat16> operand(Left<bfloat16> x, long, long, Room<float> &) { return x; }
+    template <int R, int B>
+    static inline void add(Floats (&sums)[R][B], const bfloat16 *left, long row, const bfloat16 *w, long block_stride) {
+        __m512bh right[B];
+        for (int b = 0; b < B; b++) right[b] = (__m512bh)_mm512_loadu_si512(w + b * block_stride);
+        for (int r = 0; r < R; r++) {
+            int32_t pair;
+            std::memcpy(&pair, left + r * row, sizeof pair);
+            const __m512bh value = (__m512bh)_mm512_set1_epi32(pair);
+            for (int b = 0; b < B; b++) sums[r][b] = (Floats)_mm512_dpbf16_ps((__m512)sums[r][b], value, right[b]);
+        }
+    }
+};
+#else
+template <> struct Step<bfloat16> {
+    static const long SIZE = 2;
+    typedef float Operand;
+    static inline Left<float> operand(Left<bfloat16> x, long rows, long K, Room<float> &room) {
+        // Lines of values that adjoin: a row, or, turned, all rows' pairs of one step. A cache keeps lines that are a large
+        // power of two apart in the same few places, hence the room between them.
+        const bool turned = x.step != 1;
+        const long lines = turned ? K / SIZE : rows, length = turned ? SIZE * rows : K;
+        const long apart = turned ? SIZE * x.step : x.row, stride = (length + 2 * LANES - 1) / LANES * LANES;
+        float *to = room.of(lines * stride);
+        for (long line = 0; line < lines; line++) {
+            const bfloat16 *from = x.x + line * apart;
+            float *place = to + line * stride;
+            long i = 0;
+            for (; i + LANES <= length; i += LANES) store(place + i, load(from + i));
+            for (; i < length; i++) place[i] = widen(from[i]);
+        }
+        return turned ? Left<float>{to, SIZE, stride / SIZE} : Left<float>{to, stride, 1};
+    }
+    template <int R, int B>
+    static inline void add(Floats (&sums)[R][B], const float *left, long row, const bfloat16 *w, long block_stride) {
+        Words pairs[B];
+        Floats right[B];
+        for (int b = 0; b < B; b++) {
+            std::memcpy(&pairs[b], w + b * block_stride, sizeof pairs[b]);
+            right[b] = (Floats)(pairs[b] << 16);
+        }
+        for (int r = 0; r < R; r++) {
+            const Floats value = everywhere(left[r * row]);
+            for (int b = 0; b < B; b++) sums[r][b] += value * right[b];
+        }
+        for (int b = 0; b < B; b++) right[b] = (Floats)(pairs[b] & 0xffff0000u);
+        for (int r = 0; r < R; r++) {
+            const Floats value = everywhere(left[r * row + 1]);
+            for (int b = 0; b < B; b++) sums[r][b] += value * right[b];
+        }
+    }
+};
+#endif
+
+template <typename T> using Operand = typename Step<T>::Operand;
+
+// Adds x w^T to the sums (R, B) of a tile, which may be `fresh`; `w` is the tile's first block, `next` what will be wanted
+// after it, or null. Never inlined: compiled once for each shape of a tile, not for each use as well.
 template <typename T, int R, int B>
-__attribute__((noinline)) static void accumulate(Floats *sums, bool fresh, Left<T> x, const T *w, long block_stride, long K,
-                                                 const T *next) {
+__attribute__((noinline)) static void accumulate(Floats *sums, bool fresh, Left<Operand<T>> x, const T *w,
+                                                 long block_stride, long K, const T *next) {
     Floats found[R][B];
     for (int r = 0; r < R; r++)
         for (int b = 0; b < B; b++) found[r][b] = fresh ? Floats{} : sums[r * B + b];
     // One pointer each that goes on, and no branch: the loop has no register to spare. With nothing to fetch, what is at
     // hand is fetched again.
-    const T *at = x.x, *fetched = next ? next : w;
+    const Operand<T> *at = x.x;
+    const T *fetched = next ? next : w;
     for (long k = 0; k < K; k += Step<T>::SIZE) {
-        typename Step<T>::Weights right[B];
-        for (int b = 0; b < B; b++) right[b] = Step<T>::weights(w + b * block_stride);
         for (int b = 0; b < B; b++) __builtin_prefetch(fetched + b * block_stride, 0, 2);
-        for (int r = 0; r < R; r++) {
-            auto left = Step<T>::left(at + r * x.row);
-            for (int b = 0; b < B; b++) Step<T>::add(found[r][b], left, right[b]);
-        }
+        Step<T>::add(found, at, x.row, w, block_stride);
         at += Step<T>::SIZE * x.step;
         w += Step<T>::SIZE * LANES;
         fetched += Step<T>::SIZE * LANES;
@@ -81,7 +149,8 @@ __attribute__((noinline)) static void accumulate(Floats *sums, bool fresh, Left<
         for (int b = 0; b < B; b++) sums[r * B + b] = found[r][b];
 }
 
-template <typename T> using Accumulate = void (*)(Floats *, bool, Left<T>, const T *, long, long, const T *);
+template <typename T>
+using Accumulate = void (*)(Floats *, bool, Left<Operand<T>>, const T *, long, long, const T *);
 
 template <typename T, int R> static Accumulate<T> of_blocks(long blocks) {
     if constexpr (BLOCKS > 2)
@@ -117,6 +186,14 @@ template <typename Part, typename F> static inline void each(Part &tile, F f) {
     }
 }
 
+// Adds a product with few inputs to a tile.
+template <typename T>
+static inline void add_product(Tile &tile, Left<T> x, const T *w, long block_stride, long K) {
+    static thread_local Room<float> room;
+    accumulator<T>(tile.rows, tile.blocks)(tile.sums, false, Step<T>::operand(x, tile.rows, K, room), w, block_stride, K,
+                                           nullptr);
+}
+
 static const auto NOTHING_AHEAD = [](const Tile &) {};
 
 // Fetches the places of a tile's results, to be written to or read while it is finished.
@@ -132,6 +209,8 @@ static inline void fetch(const T *place, long stride, long rows, long blocks) {
 template <typename T, typename Finish, typename Ahead = decltype(NOTHING_AHEAD)>
 static inline void multiply(Left<T> x, long rows, const T *w, long block_stride, long K, long first, long last,
                             Finish finish, Ahead ahead = NOTHING_AHEAD) {
+    static thread_local Room<float> room;
+    const Left<Operand<T>> left = Step<T>::operand(x, rows, K, room);
     Tile tile;
     for (tile.block = first; tile.block < last; tile.block += tile.blocks) {
         // Four are two and two, for one alone leaves the processor waiting.
@@ -144,7 +223,7 @@ static inline void multiply(Left<T> x, long rows, const T *w, long block_stride,
             tile.rows = ROWS;
             while (tile.rows > rows - tile.row) tile.rows /= 2;
             ahead(tile);
-            accumulator<T>(tile.rows, tile.blocks)(tile.sums, true, x.at(tile.row), blocks, block_stride, K,
+            accumulator<T>(tile.rows, tile.blocks)(tile.sums, true, left.at(tile.row), blocks, block_stride, K,
                                                    tile.row == fetching ? next : nullptr);
             finish(tile);
         }
@@ -245,16 +324,6 @@ template <typename T> static inline Left<T> turned(const T *x, long stride, long
     return {to, Step<T>::SIZE, blocks * LANES};
 }
 
-// Memory that is not cleared.
-template <typename T> struct Room {
-    std::unique_ptr<T[]> values;
-    long size = 0;
-    T *of(long wanted) {
-        if (wanted > size) values.reset(new T[size = wanted]);
-        return values.get();
-    }
-};
-
 // x (rows, K) times blocks that are packed on the way, as many at once as stay at hand: `pack` gets the first of them,
 // their number and where to; `finish` and `ahead` get a tile, its row and block.
 template <typename T, typename Pack, typename Finish, typename Ahead>
@@ -317,9 +386,8 @@ static void project(const T *x, long rows, const Projection &projection, const U
             if (residual)
                 each(tile, [=](long r, long b, Floats &sum) { sum += load(residual + place + r * N + b * LANES); });
             if (rank)
-                accumulator<T>(tile.rows, tile.blocks)(tile.sums, false, by_rows(left + row * ranks, ranks),
-                                                       right + (block - begin) * rank * LANES, rank * LANES, rank,
-                                                       nullptr);
+                add_product<T>(tile, by_rows(left + row * ranks, ranks), right + (block - begin) * rank * LANES,
+                               rank * LANES, rank);
             each(tile, [=](long r, long b, Floats sum) { store(y + place + r * N + b * LANES, sum); });
         };
         auto ahead = [=](const Tile &tile, long row, long block) {
