@@ -111,9 +111,6 @@ class FusedDecoder:
 
     def logits(self, hidden_XH: torch.Tensor) -> torch.Tensor:
         """The head's product, without an adapter."""
-        if torch.is_grad_enabled():
-            # Of many rows, and not to be packed anew for each chunk of them.
-            return _linear(hidden_XH, self.head.weight, self.head.bias, None)
         return self.head(hidden_XH.flatten(0, -2), None).unflatten(0, hidden_XH.shape[:-1])
 
     @property
@@ -248,7 +245,7 @@ class Projection:
 
     def __call__(self, x: torch.Tensor, adapter: Adapter | None, residual: torch.Tensor | None = None) -> torch.Tensor:
         """`x W^T + bias + residual` and the adapter's update."""
-        pairs = [] if adapter is None else [adapter.pairs.get(name) for name in self.names]
+        pairs = [None if adapter is None else adapter.pairs.get(name) for name in self.names]
         if self.plan is not None and kernels.usable(x, self.weight):
             return self._compiled(x, adapter, pairs, residual)
         if not any(pairs):

@@ -52,6 +52,7 @@ static void product(const T *x, const T *w, const T *bias, const T *other, T *y,
                 share.last, [=](const Tile &tile) { finish(tile, row); },
                 [=](const Tile &tile) {
                     fetch<1>(y + (row + tile.row) * N + tile.block * LANES, N, tile.rows, tile.blocks);
+                    return true;
                 });
     }
 }
@@ -169,8 +170,8 @@ static void lora_backward(const T *grad, const T *x, const T *inner, long rows, 
             if (rank)
                 multiply_packing<T>(
                     by_rows(grad + from * N + begin, N), to - from, outputs, 0, rank / LANES, room,
-                    [=](long block, long count, T *packed) {
-                        pack_inputs(b + block * LANES, rank, outputs, count, packed, outputs * LANES);
+                    [=](long block, long count, long k, long inputs, T *packed) {
+                        pack_inputs(b + k * rank + block * LANES, rank, inputs, count, packed, inputs * LANES);
                     },
                     [=](const Tile &tile, long row, long block) {
                         T *place = found + row * ranks + block * LANES;
@@ -186,8 +187,8 @@ static void lora_backward(const T *grad, const T *x, const T *inner, long rows, 
             const T *left = inner_grad.get() + share.from * ranks, *right = packed_a.get();
             multiply_packing<T>(
                 by_rows(grad + share.from * N, N), share.to - share.from, N, share.first, share.last, room,
-                [=](long block, long count, T *packed) {
-                    pack_inputs(weight + block * LANES, K, N, count, packed, N * LANES);
+                [=](long block, long count, long n, long inputs, T *packed) {
+                    pack_inputs(weight + n * K + block * LANES, K, inputs, count, packed, inputs * LANES);
                 },
                 [=](Tile &tile, long row, long block) {
                     if (ranks)
@@ -214,8 +215,9 @@ static void lora_backward(const T *grad, const T *x, const T *inner, long rows, 
             const long first = K / LANES * me / team, last = K / LANES * (me + 1) / team;
             multiply_packing<T>(
                 of_grad, ranks, even, first, last, room,
-                [=](long block, long blocks, T *packed) {
-                    pack_inputs(x + start * K + block * LANES, K, count, blocks, packed, even * LANES);
+                [=](long block, long blocks, long row, long inputs, T *packed) {
+                    pack_inputs(x + (start + row) * K + block * LANES, K, std::min(inputs, count - row), blocks, packed,
+                                inputs * LANES);
                 },
                 [=](const Tile &tile, long row, long block) {
                     float *place = a_grad + row * K + block * LANES;
@@ -232,8 +234,9 @@ static void lora_backward(const T *grad, const T *x, const T *inner, long rows, 
                 if (!rank) continue;
                 multiply_packing<T>(
                     of_inner.at(at), rank, even, outputs / LANES * me / team, outputs / LANES * (me + 1) / team, room,
-                    [=](long block, long blocks, T *packed) {
-                        pack_inputs(grad + start * N + begin + block * LANES, N, count, blocks, packed, even * LANES);
+                    [=](long block, long blocks, long row, long inputs, T *packed) {
+                        pack_inputs(grad + (start + row) * N + begin + block * LANES, N, std::min(inputs, count - row),
+                                    blocks, packed, inputs * LANES);
                     },
                     [=](const Tile &tile, long row, long block) {
                         float *place = found + row * outputs + block * LANES;

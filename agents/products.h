@@ -194,7 +194,7 @@ static inline void add_product(Tile &tile, Left<T> x, const T *w, long block_str
                                            nullptr);
 }
 
-static const auto NOTHING_AHEAD = [](const Tile &) {};
+static const auto NOTHING_AHEAD = [](Tile &) { return true; };
 
 // Fetches the places of a tile's results, to be written to or read while it is finished.
 template <int write, typename T>
@@ -205,7 +205,8 @@ static inline void fetch(const T *place, long stride, long rows, long blocks) {
     }
 }
 
-// x (rows, K) times the blocks from `first` to `last` of a packed weight; `ahead` gets each tile before it is computed.
+// x (rows, K) times the blocks from `first` to `last` of a packed weight. `ahead` gets each tile before it is computed and
+// says whether it begins with nothing; if not, it has put into the tile what it begins with.
 template <typename T, typename Finish, typename Ahead = decltype(NOTHING_AHEAD)>
 static inline void multiply(Left<T> x, long rows, const T *w, long block_stride, long K, long first, long last,
                             Finish finish, Ahead ahead = NOTHING_AHEAD) {
@@ -222,8 +223,8 @@ static inline void multiply(Left<T> x, long rows, const T *w, long block_stride,
         for (tile.row = 0; tile.row < rows; tile.row += tile.rows) {
             tile.rows = ROWS;
             while (tile.rows > rows - tile.row) tile.rows /= 2;
-            ahead(tile);
-            accumulator<T>(tile.rows, tile.blocks)(tile.sums, true, left.at(tile.row), blocks, block_stride, K,
+            const bool fresh = ahead(tile);
+            accumulator<T>(tile.rows, tile.blocks)(tile.sums, fresh, left.at(tile.row), blocks, block_stride, K,
                                                    tile.row == fetching ? next : nullptr);
             finish(tile);
         }
@@ -245,6 +246,9 @@ static inline Share share_of(long me, long team, long rows, long blocks) {
 }
 
 static inline long rows_at_once(long K) { return std::max<long>(8 * ROWS, (1 << 17) / K / ROWS * ROWS); }
+
+// Inputs that are multiplied at once where blocks are packed on the way, and values that are packed at once.
+static const long INPUTS = 1024, PACKED = 1 << 21;
 
 #if defined(__AVX512F__)
 // The transpose of 16 by 16 words.
@@ -324,21 +328,42 @@ template <typename T> static inline Left<T> turned(const T *x, long stride, long
     return {to, Step<T>::SIZE, blocks * LANES};
 }
 
-// x (rows, K) times blocks that are packed on the way, as many at once as stay at hand: `pack` gets the first of them,
-// their number and where to; `finish` and `ahead` get a tile, its row and block.
+// x (rows, K) times blocks that are packed on the way: `pack` gets the first of them and their number, the first of some
+// inputs and their number, and where to. Sums over more inputs than INPUTS are kept from one part to the next. `finish`
+// gets each tile once, with its row and block, `ahead` before that.
 template <typename T, typename Pack, typename Finish, typename Ahead>
 static inline void multiply_packing(Left<T> x, long rows, long K, long first, long last, Room<T> &room, Pack pack,
                                     Finish finish, Ahead ahead) {
-    const long most = std::max<long>(1, (1 << 17) / (K * LANES * BLOCKS)) * BLOCKS;
-    T *packed = room.of(most * K * LANES);
+    static thread_local Room<float> sums;
+    const long S = Step<T>::SIZE, parts = (K + INPUTS - 1) / INPUTS, depth = ((K + parts - 1) / parts + S - 1) / S * S;
+    const long most = std::max<long>(1, PACKED / (depth * LANES * BLOCKS)) * BLOCKS;
+    T *packed = room.of(std::min(most, last - first) * depth * LANES);
     for (long block = first; block < last; block += most) {
-        const long count = std::min(most, last - block);
-        pack(block, count, packed);
-        for (long row = 0; row < rows; row += rows_at_once(K))
-            multiply<T>(
-                x.at(row), std::min(rows_at_once(K), rows - row), packed, K * LANES, K, 0, count,
-                [=](Tile &tile) { finish(tile, row + tile.row, block + tile.block); },
-                [=](const Tile &tile) { ahead(tile, row + tile.row, block + tile.block); });
+        const long count = std::min(most, last - block), width = count * LANES;
+        float *kept = parts > 1 ? sums.of(rows * width) : nullptr;
+        for (long k = 0; k < K; k += depth) {
+            const long inputs = std::min(depth, K - k), at_once = rows_at_once(inputs);
+            const bool ends = k + inputs == K;
+            pack(block, count, k, inputs, packed);
+            for (long row = 0; row < rows; row += at_once) {
+                const Left<T> part{x.x + row * x.row + k * x.step, x.row, x.step};
+                auto kept_at = [=](const Tile &tile) { return kept + (row + tile.row) * width + tile.block * LANES; };
+                multiply<T>(
+                    part, std::min(at_once, rows - row), packed, inputs * LANES, inputs, 0, count,
+                    [=](Tile &tile) {
+                        if (ends) return finish(tile, row + tile.row, block + tile.block);
+                        float *to = kept_at(tile);
+                        each(tile, [=](long r, long b, Floats sum) { store(to + r * width + b * LANES, sum); });
+                    },
+                    [=](Tile &tile) {
+                        if (ends) ahead(tile, row + tile.row, block + tile.block);
+                        if (!k) return true;
+                        const float *from = kept_at(tile);
+                        each(tile, [=](long r, long b, Floats &sum) { sum = load(from + r * width + b * LANES); });
+                        return false;
+                    });
+            }
+        }
     }
 }
 
@@ -400,13 +425,16 @@ static void project(const T *x, long rows, const Projection &projection, const U
                 multiply<T>(
                     by_rows(x + start * K, K), std::min(rows_at_once(K), share.to - start), weight, K * LANES, K,
                     first, last, [=](Tile &tile) { finish(tile, start + tile.row, tile.block); },
-                    [=](const Tile &tile) { ahead(tile, start + tile.row, tile.block); });
+                    [=](const Tile &tile) {
+                        ahead(tile, start + tile.row, tile.block);
+                        return true;
+                    });
         else
             multiply_packing<T>(
                 by_rows(x + share.from * K, K), share.to - share.from, K, first, last, room,
-                [=](long block, long count, T *to) {
+                [=](long block, long count, long k, long inputs, T *to) {
                     for (long i = 0; i < count; i++)
-                        pack_outputs(weight + (block + i) * LANES * K, K, LANES, K, to + i * K * LANES);
+                        pack_outputs(weight + (block + i) * LANES * K + k, K, LANES, inputs, to + i * inputs * LANES);
                 },
                 [=](Tile &tile, long row, long block) { finish(tile, share.from + row, block); },
                 [=](const Tile &tile, long row, long block) { ahead(tile, share.from + row, block); });
