@@ -140,7 +140,6 @@ class _Layer:
     """One decoder layer: attention and gated MLP, each between its norms and around a residual path."""
 
     def __init__(self, layer: Any, name: str, config: Any) -> None:
-        self.layer = layer
         attn = layer.self_attn
         self.index: int = attn.layer_idx
         self.qkv = Projection.stacked(attn, f"{name}.self_attn", ("q_proj", "k_proj", "v_proj"))
@@ -161,12 +160,12 @@ class _Layer:
         )
         self.activation = ACTIVATIONS[_activation(config)]
         # Gemma's norms stand behind attention and MLP too.
-        self.sandwich = hasattr(layer, "pre_feedforward_layernorm")
+        sandwich = hasattr(layer, "pre_feedforward_layernorm")
         behind = layer.post_attention_layernorm
         self.norms = (
             layer.input_layernorm,
-            *((behind, layer.pre_feedforward_layernorm) if self.sandwich else (None, behind)),
-            layer.post_feedforward_layernorm if self.sandwich else None,
+            *((behind, layer.pre_feedforward_layernorm) if sandwich else (None, behind)),
+            layer.post_feedforward_layernorm if sandwich else None,
             getattr(attn, "q_norm", None),
             getattr(attn, "k_norm", None),
         )
@@ -181,29 +180,32 @@ class _Layer:
         only: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The layer's output `(T, hidden)`; behind the attention, whose keys all need, that of the tokens `only`."""
-        layer, attn = self.layer, self.layer.self_attn
-        q_THD, k_TGD, v_TGD = self._heads(norm(layer.input_layernorm, x), attn, angles, adapter)
+        before_attention, after_attention, before_mlp, after_mlp, *_ = self.norms
+        q_THD, k_TGD, v_TGD = self._heads(norm(before_attention, x), angles, adapter)
         mixed = layout.attend(self.index, q_THD, k_TGD, v_TGD, self.options).flatten(1)
         if only is not None:
             x, mixed = x.index_select(0, only), mixed.index_select(0, only)
-        if not self.sandwich:
+        # Without norms behind attention and MLP these end in the residual path themselves.
+        if after_attention is None:
             x = self.o(mixed, adapter, residual=x)
-            inner = gated(self.gate_up(norm(layer.post_attention_layernorm, x), adapter), self.activation)
+        else:
+            x = x + norm(after_attention, self.o(mixed, adapter))
+        inner = gated(self.gate_up(norm(before_mlp, x), adapter), self.activation)
+        if after_mlp is None:
             return self.down(inner, adapter, residual=x)
-        x = x + norm(layer.post_attention_layernorm, self.o(mixed, adapter))
-        inner = gated(self.gate_up(norm(layer.pre_feedforward_layernorm, x), adapter), self.activation)
-        return x + norm(layer.post_feedforward_layernorm, self.down(inner, adapter))
+        return x + norm(after_mlp, self.down(inner, adapter))
 
     def _heads(
-        self, x: torch.Tensor, attn: Any, angles: tuple[torch.Tensor, torch.Tensor], adapter: Adapter | None
+        self, x: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor], adapter: Adapter | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        heads = self.qkv(x, adapter).view(len(x), -1, self.head_dim)
+        heads = self.qkv(x, adapter).view(x.shape[0], -1, self.head_dim)
         turned, v_TGD = heads.split([self.heads + self.groups, self.groups], 1)
-        if not hasattr(attn, "q_norm"):
+        *_, of_queries, of_keys = self.norms
+        if of_queries is None:
             q_THD, k_TGD = rotary(turned, *angles).split([self.heads, self.groups], 1)
             return q_THD, k_TGD, v_TGD
         q_THD, k_TGD = turned.split([self.heads, self.groups], 1)
-        q_THD, k_TGD = norm(attn.q_norm, q_THD), norm(attn.k_norm, k_TGD)
+        q_THD, k_TGD = norm(of_queries, q_THD), norm(of_keys, k_TGD)
         return rotary(q_THD, *angles), rotary(k_TGD, *angles), v_TGD
 
 

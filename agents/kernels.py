@@ -76,11 +76,12 @@ _PACKING_ARGUMENTS = {
 def usable(*tensors: torch.Tensor) -> bool:
     """Whether there are kernels for these tensors: on a CPU, all float32 or all bfloat16."""
     dtype = tensors[0].dtype
-    return (
-        dtype in SUFFIXES
-        and all(x.dtype == dtype and x.device.type == "cpu" for x in tensors)
-        and functions() is not None
-    )
+    if dtype not in SUFFIXES:
+        return False
+    for x in tensors:  # plainly: this is asked a thousand times a step
+        if x.dtype is not dtype or not x.is_cpu:
+            return False
+    return functions() is not None
 
 
 @cache
@@ -200,12 +201,17 @@ def pack(weight_NK: torch.Tensor, inputs: int | None = None) -> Packed:
     Raises:
         ValueError: the inputs are odd in number, and the type is narrow.
     """
-    (N, K), inputs = weight_NK.shape, inputs or weight_NK.shape[1]
+    N, inputs = len(weight_NK), inputs or weight_NK.shape[1]
     if inputs % (4 // weight_NK.element_size()):
         raise ValueError(f"{weight_NK.dtype} is packed by pairs of inputs, got {inputs} inputs")
     values = torch.empty(-(-N // LANES) * LANES * inputs, dtype=weight_NK.dtype)
-    call("pack", values.dtype, weight_NK.data_ptr(), values.data_ptr(), N, K, *weight_NK.stride(), inputs)
+    pack_into(values.data_ptr(), weight_NK, inputs)
     return Packed(values, N, inputs)
+
+
+def pack_into(place: int, weight_NK: torch.Tensor, inputs: int) -> None:
+    """Packs a weight at an address, where there is room for N, filled up to whole blocks, times `inputs`, even for K."""
+    call("pack", weight_NK.dtype, weight_NK.data_ptr(), place, *weight_NK.shape, *weight_NK.stride(), inputs)
 
 
 def product(

@@ -7,13 +7,17 @@ template <typename T>
 static void pack(const T *weight, T *to, long N, long K, long n_stride, long k_stride, long padded, int threads) {
     const long blocks = (N + LANES - 1) / LANES, S = Step<T>::SIZE;
 #pragma omp parallel for num_threads(threads) if (N * padded > WORTH_THREADS)
-    for (long block = 0; block < blocks; block++)
+    for (long block = 0; block < blocks; block++) {
+        const long first = block * LANES, there = std::min(LANES, N - first);
+        if (k_stride == 1 && padded == K) {
+            pack_outputs(weight + first * n_stride, n_stride, there, K, to + first * K);
+            continue;
+        }
         for (long k = 0; k < padded; k++)
-            for (long lane = 0; lane < LANES; lane++) {
-                const long n = block * LANES + lane;
-                to[(block * padded + k / S * S) * LANES + lane * S + k % S] =
-                    n < N && k < K ? weight[n * n_stride + k * k_stride] : narrow<T>(0.0f);
-            }
+            for (long lane = 0; lane < LANES; lane++)
+                to[(first * padded) + k / S * S * LANES + lane * S + k % S] =
+                    lane < there && k < K ? weight[(first + lane) * n_stride + k * k_stride] : narrow<T>(0.0f);
+    }
 }
 
 // y = x w^T + bias + other; bias and other may be null, and other may be y.

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from . import kernels
 from .kernels import LANES
@@ -84,17 +83,19 @@ class Update:
         plan.outputs[: len(sizes) + 1] = np.cumsum([0, *sizes]).tolist()
         if not any(pairs):
             return cls(plan, ())
-        rows, columns, rank = [], [], 0
-        for part, pair in enumerate(pairs):
+        ranks = [0 if pair is None else -(-len(pair[0]) // LANES) * LANES for pair in pairs]
+        inputs = next(pair[0].shape[1] for pair in pairs if pair is not None)
+        plan.ranks[: len(pairs) + 1] = np.cumsum([0, *ranks]).tolist()
+        a = torch.empty(sum(ranks) * inputs, dtype=dtype)
+        b = torch.empty(sum(size * rank for size, rank in zip(sizes, ranks, strict=True)), dtype=dtype)
+        plan.a, plan.b = to_a, to_b = a.data_ptr(), b.data_ptr()
+        for pair, size, rank in zip(pairs, sizes, ranks, strict=True):
             if pair is not None:
-                a_rK, b_Nr = (tensor.detach().to(dtype) for tensor in (pair[0], pair[1] * scale))
-                padded = -(-len(a_rK) // LANES) * LANES
-                rows.append(F.pad(a_rK, (0, 0, 0, padded - len(a_rK))))
-                columns.append(kernels.pack(b_Nr, padded).values)
-                rank += padded
-            plan.ranks[part + 1] = rank
-        a, b = kernels.pack(torch.cat(rows)).values, torch.cat(columns)
-        plan.a, plan.b = a.data_ptr(), b.data_ptr()
+                a_rK, b_Nr = pair[0].detach(), pair[1].detach()
+                kernels.pack_into(to_a, a_rK.to(dtype), inputs)
+                kernels.pack_into(to_b, (b_Nr if scale == 1.0 else b_Nr * scale).to(dtype), rank)
+                to_a += rank * inputs * a.element_size()
+                to_b += size * rank * b.element_size()
         return cls(plan, (a, b))
 
 
@@ -103,12 +104,13 @@ def project(
 ) -> torch.Tensor:
     """`x W^T + bias + residual` and the adapter's update, rounded once; `(T, K)` to `(T, N)`."""
     x, residual = x.contiguous(), None if residual is None else residual.contiguous()
-    y = torch.empty(len(x), plan.outputs, dtype=x.dtype)
+    rows = x.shape[0]
+    y = torch.empty(rows, plan.outputs, dtype=x.dtype)
     kernels.call(
         "project",
         x.dtype,
         x.data_ptr(),
-        len(x),
+        rows,
         addressof(plan),
         None if update is None else addressof(update.plan),
         None if residual is None else residual.data_ptr(),
@@ -138,8 +140,9 @@ class TrainedAdapters:
                 assert pair[0].dtype == pair[1].dtype == torch.float32
                 assert pair[0].is_contiguous()
                 assert pair[1].is_contiguous()
-                plan.a[part], plan.b[part], plan.own[part] = pair[0].data_ptr(), pair[1].data_ptr(), len(pair[0])
-                rank += -(-len(pair[0]) // LANES) * LANES
+                own = pair[0].shape[0]
+                plan.a[part], plan.b[part], plan.own[part] = pair[0].data_ptr(), pair[1].data_ptr(), own
+                rank += -(-own // LANES) * LANES
             output += size
             plan.ranks[part + 1], plan.outputs[part + 1] = rank, output
         return cls(tuple(pairs), plan)
@@ -155,11 +158,12 @@ def lora_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`project` in training, to the same bits: the output `(T, N)`, and `x A^T` `(T, r)`, which the way back needs."""
     residual_TN = None if residual_TN is None else residual_TN.contiguous()
-    y_TN = x_TK.new_empty(len(x_TK), plan.outputs)
-    inner_Tr = x_TK.new_empty(len(x_TK), adapters.ranks)
+    rows = x_TK.shape[0]
+    y_TN = x_TK.new_empty(rows, plan.outputs)
+    inner_Tr = x_TK.new_empty(rows, adapters.ranks)
     residual = None if residual_TN is None else residual_TN.data_ptr()
     places = addressof(plan), addressof(adapters.plan), residual, inner_Tr.data_ptr(), y_TN.data_ptr()
-    kernels.call("lora_forward", x_TK.dtype, x_TK.data_ptr(), len(x_TK), *places)
+    kernels.call("lora_forward", x_TK.dtype, x_TK.data_ptr(), rows, *places)
     return y_TN, inner_Tr
 
 
@@ -188,7 +192,7 @@ def lora_backward(
         grad_TN.data_ptr(),
         x_TK.data_ptr(),
         inner_Tr.data_ptr(),
-        len(x_TK),
+        x_TK.shape[0],
         weight_NK.data_ptr(),
         *weight_NK.shape,
         addressof(adapters.plan),

@@ -437,7 +437,7 @@ class TorchSampler:
             if rows <= have_rows and own <= have_own:
                 continue
             shape = (
-                have_rows if rows <= have_rows else rows + rows // 4,
+                have_rows if rows <= have_rows else max(rows, self._under_way),  # each sample may need its own
                 groups,
                 have_own if own <= have_own else max(3 * have_own // 2, own + TAIL_STEP),
                 size,

@@ -23,8 +23,6 @@ from benchmarks.workers.common import RANDOM, load_model, peak_on_device, set_th
 
 B_DEVIATION = 0.01
 """Spread of the adapter's B, which stands for a trained one: its update is a few percent of the layer's output."""
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "attention", "addmv", "einsum")
-"""What the names of operators that multiply matrices contain, as whole words between underscores."""
 
 
 def load(options: Answer) -> tuple[Handler, Answer]:
@@ -163,31 +161,35 @@ class Steps:
         }
 
     def profiled(self, request: Answer) -> Answer:
-        """One step under torch's profiler: the shares of its wall time inside of operators that multiply matrices,
-        inside of other operators, and outside of any (Python, scheduling, grading, logging: the overhead).
+        """The shares of a step's wall time in our compiled kernels, in torch's operators, and in neither (Python,
+        scheduling, grading, logging: the overhead).
 
-        Self times of operators are added up; backward passes on a CPU run in the calling thread. Our own kernels are
-        operators that the profiler does not know.
+        The same step is made twice. The first has the wall time and the kernels'. The second runs under torch's profiler,
+        which makes Python slower, and has the operators': their own times are added up; backward passes on a CPU run in
+        the calling thread.
         """
         from torch.profiler import ProfilerActivity, profile
 
+        before = [tensor.detach().clone() for tensor in self.policy.parameters]
+        with timed_kernels() as in_kernels:
+            seconds = self.one(request)["seconds"]
+        with torch.no_grad():
+            for tensor, value in zip(self.policy.parameters, before, strict=True):
+                tensor.copy_(value)
         trainer, run = self._start(request, 1)
         with run, StepTable((), 1, 0) as table:
             run.start(0)
-            with profile(activities=[ProfilerActivity.CPU]) as profiler, timed_kernels() as in_kernels:
-                seconds, _ = timed(lambda: self._step(trainer, run, request["step"], table))
-        products, other = 0.0, sum(in_kernels)
+            with profile(activities=[ProfilerActivity.CPU]) as profiler:
+                self._step(trainer, run, request["step"], table)
+        kernels_share, operators = sum(in_kernels) / seconds, 0.0
         for event in profiler.key_averages():
             if "::" in event.key and not event.key.startswith("autograd::"):
-                if is_product(event.key):
-                    products += event.self_cpu_time_total / 1e6
-                else:
-                    other += event.self_cpu_time_total / 1e6
+                operators += event.self_cpu_time_total / 1e6 / seconds
         return {
             "seconds": seconds,
-            "products": products / seconds,
-            "operators": other / seconds,
-            "overhead": 1 - (products + other) / seconds,
+            "kernels": kernels_share,
+            "operators": operators,
+            "overhead": 1 - kernels_share - operators,
         }
 
     def until(self, request: Answer) -> Answer:
@@ -257,12 +259,6 @@ def memory(policy: LoraPolicy, request: Answer) -> Answer:
         "training_state_mib": (weights + gradients + moments) / 2**20,
         "share": weights / base,
     }
-
-
-def is_product(operator: str) -> bool:
-    """Whether an operator of this name multiplies matrices."""
-    words = operator.split("::")[-1].split("_")
-    return any(word in PRODUCTS for word in words)
 
 
 if __name__ == "__main__":
