@@ -1,20 +1,21 @@
 // Attention over a prefix tree, forward and backward: a node sees its ancestors and itself.
 //
-// Nodes are numbered depth first, so what a node may see is a few runs of numbers. Queries are taken some at a time, with
-// all heads that share keys and values; their scores lie row by row, as wide as the runs they see (see `Piece`). Keys and
-// values are packed once for all of them. Scores and probabilities are rounded where torch's operators round them.
+// Nodes are numbered depth first, so what a node may see is a few runs of numbers. Queries are taken some at a time,
+// with all heads that share keys and values; their scores lie row by row, as wide as the runs they see (see `Piece`).
+// Keys and values are packed once for all of them. Scores and probabilities are rounded where torch's operators round
+// them.
 
 #include "products.h"
 
 // The queries in ranges, and the runs of nodes that the last query of a range sees.
 struct Tree {
-    const int32_t *nodes;                       // (rows): each query's node
-    const int32_t *ends, *positions;            // (count): one past a node's subtree; its depth
-    const int64_t *ranges;                      // (range_count, 4): rows from, to; runs from, to
-    const int64_t *runs;                        // (runs, 2): nodes from, to
+    const int32_t *nodes;             // (rows): each query's node
+    const int32_t *ends, *positions;  // (count): one past a node's subtree; its depth
+    const int64_t *ranges;            // (range_count, 4): rows from, to; runs from, to
+    const int64_t *runs;              // (runs, 2): nodes from, to
     int64_t rows, count, range_count;
-    int64_t heads, groups, head_size, window;   // query heads, key-value heads; how many positions back a node sees
-    double scale, softcap;                      // of the scores; no cap is 0
+    int64_t heads, groups, head_size, window;  // query heads, key-value heads; how many positions back a node sees
+    double scale, softcap;                     // of the scores; no cap is 0
 };
 
 // A run as it lies among the scores: from column `column` on, whole blocks of nodes from `start` on.
@@ -40,7 +41,8 @@ static std::vector<Piece> pieces_of(const Tree &tree) {
         for (long first = range[0], last; first < range[1]; first = last) {
             // As many queries as there is room for, judged by the last of the range.
             long seen = 0;
-            for (long run = range[2]; run < range[3]; run++) seen += tree.runs[2 * run + 1] - tree.runs[2 * run] + LANES;
+            for (long run = range[2]; run < range[3]; run++)
+                seen += tree.runs[2 * run + 1] - tree.runs[2 * run] + LANES;
             const long most = std::max(16L, std::min(192L, SCORES / seen)) / R;
             last = std::min<long>(range[1], first + std::max(1L, most));
             Piece piece{first, last, 0, {}, {}};
@@ -84,7 +86,8 @@ static void pack_heads(const T *x, long stride, long count, long D, long padded,
     }
 }
 
-// Whether a block of nodes is seen by all queries of nodes `first` to `last`; a query's own nodes lie behind one another.
+// Whether a block of nodes is seen by all queries of nodes `first` to `last`; a query's own nodes lie behind one
+// another.
 static bool seen_by_all(const Tree &tree, const Run &run, long node, long first, long last) {
     if (node < run.from || node + LANES > run.to || node + LANES - 1 > first || tree.window < tree.count) return false;
     for (long n = node; n < node + LANES; n++)
@@ -199,8 +202,8 @@ static void scatter(const Tree &tree, const Piece &piece, const Floats *sums, fl
             store(to + i * tree.heads * D + group * R * D + p * LANES, sums[(i - piece.first) * parts + p] * factor);
 }
 
-// q (rows, heads, D), k and v (count, groups, D); a row's heads lie side by side, rows a stride apart. `out` is as q and
-// dense; `normalizers` (rows, heads) are the logs of the sums of exponentials.
+// q (rows, heads, D), k and v (count, groups, D); a row's heads lie side by side, rows a stride apart. `out` is as q
+// and dense; `normalizers` (rows, heads) are the logs of the sums of exponentials.
 template <typename T>
 static void attend_tree(const Tree *given, const T *q, const T *k, const T *v, long q_stride, long k_stride,
                         long v_stride, T *out, float *normalizers, int threads) {
@@ -242,8 +245,7 @@ static void attend_tree(const Tree *given, const T *q, const T *k, const T *v, l
 }
 
 // Interleaves rows (rows, W) of a piece as inputs, W outputs: (W / LANES, padded, LANES).
-template <typename T>
-static const T *as_inputs(const T *x, long rows, long W, long padded, Room<T> &room) {
+template <typename T> static const T *as_inputs(const T *x, long rows, long W, long padded, Room<T> &room) {
     T *to = room.of(W * padded);
     pack_inputs(x, W, rows, W / LANES, to, padded * LANES);
     return to;
@@ -316,7 +318,7 @@ static void attend_tree_backward(const Tree *given, const T *grad, const T *out,
                     float *along = desk.exponents.of(rows);
                     gather(tree, piece, q, q_stride, group, queries);
                     gather(tree, piece, out, H * D, group, outer);
-                        score<T>(tree, piece, queries, keys.get() + group * size, likely, slopes);
+                    score<T>(tree, piece, queries, keys.get() + group * size, likely, slopes);
                     for (long row = 0; row < rows; row++) {
                         const long i = piece.first + row / R, head = group * R + row % R;
                         const T *given_grad = grad + i * grad_stride + head * D;

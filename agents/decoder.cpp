@@ -103,9 +103,9 @@ static void add_prompt(const T *probabilities, long rows, long L, const T *value
     });
 }
 
-// Attention of one new token over its own keys and values (each (count, D), from the first one seen on) for the R heads that
-// share them; see `share_out`. Gives the part of the output that comes from the own values. Behind the queries there is
-// room for a tile.
+// Attention of one new token over its own keys and values (each (count, D), from the first one seen on) for the R heads
+// that share them; see `share_out`. Gives the part of the output that comes from the own values. Behind the queries
+// there is room for a tile.
 template <typename T>
 static void attend_own(const T *queries, const T *own_keys, const T *own_values, const Seen &seen, T *prompt, long R,
                        long D, long L, float scale, float softcap, Scratch<T> &scratch, Floats *sums) {
@@ -131,7 +131,8 @@ static void attend_own(const T *queries, const T *own_keys, const T *own_values,
     });
 }
 
-// Attention of the new tokens: over their own keys and values, which are written into the caches, and a shared prompt's.
+// Attention of the new tokens: over their own keys and values, which are written into the caches, and a shared
+// prompt's.
 template <typename T, int PARTS>
 static void attend(const Model &model, const Layer &layer, long index, const Call &call, const T *qkv, T *mixed,
                    Scratch<T> &scratch) {

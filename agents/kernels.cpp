@@ -38,8 +38,7 @@ static void rms_norm_backward(const T *grad, const T *x, const T *weight, T *x_g
         }
 }
 
-template <typename T, int activation>
-static void gated(const T *gate_up, T *y, long rows, long size, int threads) {
+template <typename T, int activation> static void gated(const T *gate_up, T *y, long rows, long size, int threads) {
 #pragma omp parallel for num_threads(threads) if (rows * size > WORTH_THREADS / 4)
     for (long row = 0; row < rows; row++) {
         const T *gate = gate_up + 2 * row * size;
@@ -84,8 +83,9 @@ static void rotary(const T *x, const T *cos, const T *sin, T *y, long rows, long
 // Attention of one new token over its own keys and values for the R heads that share them, D = PARTS * LANES; see
 // `share_out`. Gives the part of the output that comes from the own values.
 template <typename T, int PARTS>
-static inline void attend_own(const Floats *queries, const T *own_keys, const T *own_values, const Seen &seen, T *prompt,
-                              long R, long L, float scale, float softcap, std::vector<float> &scores, Floats *sums) {
+static inline void attend_own(const Floats *queries, const T *own_keys, const T *own_values, const Seen &seen,
+                              T *prompt, long R, long L, float scale, float softcap, std::vector<float> &scores,
+                              Floats *sums) {
     const long D = PARTS * LANES, first = seen.first, count = seen.count;
     for (long i = 0; i < R * PARTS; i++) sums[i] = Floats{};
     scores.resize(R * count);
@@ -133,8 +133,7 @@ static void attend(const T *q, const T *new_k, const T *new_v, T *keys, T *value
                 T *own_values = values + (row * G + group) * capacity * D;
                 std::memcpy(own_keys + last * D, new_k + row * k_stride + group * D, D * sizeof(T));
                 std::memcpy(own_values + last * D, new_v + row * v_stride + group * D, D * sizeof(T));
-                for (long i = 0; i < R * PARTS; i++)
-                    queries[i] = load(q + row * q_stride + group * R * D + i * LANES);
+                for (long i = 0; i < R * PARTS; i++) queries[i] = load(q + row * q_stride + group * R * D + i * LANES);
                 attend_own<T, PARTS>(queries.data(), own_keys, own_values, Seen(last, before, window),
                                      prompt + (row * G + group) * R * L, R, L, scale, softcap, scores, sums.data());
                 T *target = out + (row * G + group) * R * D;
@@ -239,8 +238,8 @@ template <typename T> static float sum_of_shares(const T *x, long size, float fa
     return found;
 }
 
-// The log of the sum of exponentials of each row of logits, divided by the row's temperature. `blocks`, if any, gets the
-// probability of each `block` entries, the last of which may be fewer.
+// The log of the sum of exponentials of each row of logits, divided by the row's temperature. `blocks`, if any, gets
+// the probability of each `block` entries, the last of which may be fewer.
 template <typename T>
 static void normalizers(const T *logits, const float *temperatures, float *found, float *blocks, long rows, long size,
                         long block, int threads) {
@@ -262,7 +261,8 @@ static void normalizers(const T *logits, const float *temperatures, float *found
     }
 }
 
-// The gradient of logits for which `outer` is that of their normalizers, and no other: outer * probability / temperature.
+// The gradient of logits for which `outer` is that of their normalizers, and no other: outer * probability /
+// temperature.
 template <typename T>
 static void normalizers_backward(const T *logits, const float *temperatures, const float *normalizers,
                                  const float *outer, T *grad, long rows, long size, int threads) {
@@ -277,9 +277,9 @@ static void normalizers_backward(const T *logits, const float *temperatures, con
     }
 }
 
-// Draws a token for each sample by inverting the distribution function of its row: first a block of entries, then an entry
-// of it. `normalizers` and `shares` (rows, blocks) are what `normalizers` found; `places` are the samples' rows, `numbers`
-// theirs in [0, 1). Gives tokens and their log-probabilities.
+// Draws a token for each sample by inverting the distribution function of its row: first a block of entries, then an
+// entry of it. `normalizers` and `shares` (rows, blocks) are what `normalizers` found; `places` are the samples' rows,
+// `numbers` theirs in [0, 1). Gives tokens and their log-probabilities.
 template <typename T>
 static void draw(const T *logits, const float *temperatures, const float *normalizers, const float *shares,
                  const int64_t *places, const double *numbers, int64_t *tokens, double *logprobs, long samples,

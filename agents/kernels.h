@@ -190,8 +190,7 @@ template <typename T, int activation> static inline void gate_row(const T *gate,
 
 // Turns the halves of a head against each other. `sin` comes with the sign of its half. `back` is the transposed turn,
 // which is the gradient. `out` may be `in`.
-template <typename T, bool back>
-static inline void turn_head(const T *in, const T *c, const T *s, T *out, long size) {
+template <typename T, bool back> static inline void turn_head(const T *in, const T *c, const T *s, T *out, long size) {
     const long half = size / 2;
 #pragma omp simd
     for (long i = 0; i < half; i++) {
@@ -203,8 +202,8 @@ static inline void turn_head(const T *in, const T *c, const T *s, T *out, long s
     }
 }
 
-// What a new token sees: of its own keys those from `first` on, `count` of them, and of the `before` tokens of a prompt in
-// front of them those from `first_of_prompt` on.
+// What a new token sees: of its own keys those from `first` on, `count` of them, and of the `before` tokens of a prompt
+// in front of them those from `first_of_prompt` on.
 struct Seen {
     long first, count, first_of_prompt, before;
     Seen(int64_t last, int64_t before, int64_t window)
@@ -212,8 +211,8 @@ struct Seen {
           first_of_prompt(std::max<int64_t>(0, before + last + 1 - window)), before(before) {}
 };
 
-// Turns the scores of R heads on what is seen into probabilities: on own keys, each head's `stride` after the one before,
-// and on a prompt's, each head's L long.
+// Turns the scores of R heads on what is seen into probabilities: on own keys, each head's `stride` after the one
+// before, and on a prompt's, each head's L long.
 template <typename T>
 static inline void share_out(float *scores, long stride, T *prompt, long L, const Seen &seen, long R, float softcap) {
     const long count = seen.count, first = seen.first_of_prompt, before = seen.before;

@@ -18,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_double, c_float, c_int, c_int64, c_long, c_void_p
 from dataclasses import dataclass
 from functools import cache
@@ -124,7 +125,7 @@ def _compiled(compiler: list[str]) -> Path:
 
     def run(*arguments: str) -> str:
         return subprocess.run(
-            [*compiler, *arguments], check=True, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+            [*compiler, *arguments], check=True, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL
         ).stdout
 
     texts = [source.read_text() for source in (*HEADERS, *SOURCES)]
@@ -138,7 +139,10 @@ def _compiled(compiler: list[str]) -> Path:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name
             logger.info("compiling %s, once for this machine", " and ".join(source.name for source in SOURCES))
-            run(*flags, "-o", str(made), *map(str, SOURCES))
+            parts_made = [str(Path(folder) / f"{source.stem}.o") for source in SOURCES]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(lambda source, part: run(*flags, "-c", "-o", part, str(source)), SOURCES, parts_made))
+            run(*flags, "-o", str(made), *parts_made)
             made.replace(path)
     return path
 
@@ -146,8 +150,8 @@ def _compiled(compiler: list[str]) -> Path:
 def _own_flags() -> tuple[str, ...]:
     """What this processor does best beyond what it can do.
 
-    Intel's multiply pairs of bfloat16 outside of AMX at half the rate of float32 (Sapphire Rapids: one `vdpbf16ps` in two
-    cycles, two FMAs in each), AMD's at twice its rate.
+    Intel's multiply pairs of bfloat16 outside of AMX at half the rate of float32 (Sapphire Rapids: one `vdpbf16ps` in
+    two cycles, two FMAs in each), AMD's at twice its rate.
     """
     return ("-DLORAGYM_WIDENED",) if "GenuineIntel" in _processor("vendor_id") else ()
 
@@ -210,7 +214,7 @@ def pack(weight_NK: torch.Tensor, inputs: int | None = None) -> Packed:
 
 
 def pack_into(place: int, weight_NK: torch.Tensor, inputs: int) -> None:
-    """Packs a weight at an address, where there is room for N, filled up to whole blocks, times `inputs`, even for K."""
+    """Packs a weight at an address, where there is room for N, filled up to whole blocks, times `inputs`."""
     call("pack", weight_NK.dtype, weight_NK.data_ptr(), place, *weight_NK.shape, *weight_NK.stride(), inputs)
 
 

@@ -1,4 +1,5 @@
-// Linear layers: packing, products with a packed weight, and a frozen projection with its adapter, forward and backward.
+// Linear layers: packing, products with a packed weight, and a frozen projection with its adapter, forward and
+// backward.
 
 #include "products.h"
 
@@ -72,16 +73,16 @@ static void project_rows(const T *x, long rows, const Projection *projection, co
     }
 }
 
-// The adapters in training of layers that read the same input: `a` (its own ranks, inputs) and `b` (its outputs, its own
-// ranks) of each, null where there is none. `ranks` has their places among all, filled up to whole blocks.
+// The adapters in training of layers that read the same input: `a` (its own ranks, inputs) and `b` (its outputs, its
+// own ranks) of each, null where there is none. `ranks` has their places among all, filled up to whole blocks.
 struct Adapters {
     const float *a[3], *b[3];
     int64_t parts, own[3], ranks[4], outputs[4];
     double scale;
 };
 
-// Adapters in the type of the products: all A (ranks, inputs), and each B (its outputs, its ranks) scaled, one after the
-// other.
+// Adapters in the type of the products: all A (ranks, inputs), and each B (its outputs, its ranks) scaled, one after
+// the other.
 template <typename T> struct Narrowed {
     std::unique_ptr<T[]> a, b;
     long b_places[4] = {};
@@ -147,8 +148,8 @@ static void lora_forward(const T *x, long rows, const Projection *projection, co
 // Rows that are summed up at once for an adapter's gradient.
 static const long SUMMED = 2048;
 
-// The gradients of a projection's input (or null), and of its adapters: `a_grad` (ranks, K), `b_grads` of each (its ranks,
-// its outputs), transposed. `grad` (rows, N) is that of its output; `weight` is (N, K), row by row.
+// The gradients of a projection's input (or null), and of its adapters: `a_grad` (ranks, K), `b_grads` of each (its
+// ranks, its outputs), transposed. `grad` (rows, N) is that of its output; `weight` is (N, K), row by row.
 template <typename T>
 static void lora_backward(const T *grad, const T *x, const T *inner, long rows, const T *weight, long N, long K,
                           const Adapters *adapters, T *x_grad, float *a_grad, float *const *b_grads, int threads) {

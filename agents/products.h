@@ -1,8 +1,9 @@
 // Products with a matrix that lies packed, in the order in which the processor multiplies it, and a projection with an
 // adapter that is made of them.
 //
-// A weight (N, K) is packed in blocks of LANES outputs, the last one filled up with zeros: block after block, and within
-// a block input after input, LANES values each; of bfloat16 two inputs side by side, as the processor multiplies them.
+// A weight (N, K) is packed in blocks of LANES outputs, the last one filled up with zeros: block after block, and
+// within a block input after input, LANES values each; of bfloat16 two inputs side by side, as the processor multiplies
+// them.
 
 #pragma once
 
@@ -88,8 +89,8 @@ template <> struct Step<bfloat16> {
     static const long SIZE = 2;
     typedef float Operand;
     static inline Left<float> operand(Left<bfloat16> x, long rows, long K, Room<float> &room) {
-        // Lines of values that adjoin: a row, or, turned, all rows' pairs of one step. A cache keeps lines that are a large
-        // power of two apart in the same few places, hence the room between them.
+        // Lines of values that adjoin: a row, or, turned, all rows' pairs of one step. A cache keeps lines that are a
+        // large power of two apart in the same few places, hence the room between them.
         const bool turned = x.step != 1;
         const long lines = turned ? K / SIZE : rows, length = turned ? SIZE * rows : K;
         const long apart = turned ? SIZE * x.step : x.row, stride = (length + 2 * LANES - 1) / LANES * LANES;
@@ -126,16 +127,16 @@ template <> struct Step<bfloat16> {
 
 template <typename T> using Operand = typename Step<T>::Operand;
 
-// Adds x w^T to the sums (R, B) of a tile, which may be `fresh`; `w` is the tile's first block, `next` what will be wanted
-// after it, or null. Never inlined: compiled once for each shape of a tile, not for each use as well.
+// Adds x w^T to the sums (R, B) of a tile, which may be `fresh`; `w` is the tile's first block, `next` what will be
+// wanted after it, or null. Never inlined: compiled once for each shape of a tile, not for each use as well.
 template <typename T, int R, int B>
 __attribute__((noinline)) static void accumulate(Floats *sums, bool fresh, Left<Operand<T>> x, const T *w,
                                                  long block_stride, long K, const T *next) {
     Floats found[R][B];
     for (int r = 0; r < R; r++)
         for (int b = 0; b < B; b++) found[r][b] = fresh ? Floats{} : sums[r * B + b];
-    // One pointer each that goes on, and no branch: the loop has no register to spare. With nothing to fetch, what is at
-    // hand is fetched again.
+    // One pointer each that goes on, and no branch: the loop has no register to spare. With nothing to fetch, what is
+    // at hand is fetched again.
     const Operand<T> *at = x.x;
     const T *fetched = next ? next : w;
     for (long k = 0; k < K; k += Step<T>::SIZE) {
@@ -149,8 +150,7 @@ __attribute__((noinline)) static void accumulate(Floats *sums, bool fresh, Left<
         for (int b = 0; b < B; b++) sums[r * B + b] = found[r][b];
 }
 
-template <typename T>
-using Accumulate = void (*)(Floats *, bool, Left<Operand<T>>, const T *, long, long, const T *);
+template <typename T> using Accumulate = void (*)(Floats *, bool, Left<Operand<T>>, const T *, long, long, const T *);
 
 template <typename T, int R> static Accumulate<T> of_blocks(long blocks) {
     if constexpr (BLOCKS > 2)
@@ -187,26 +187,24 @@ template <typename Part, typename F> static inline void each(Part &tile, F f) {
 }
 
 // Adds a product with few inputs to a tile.
-template <typename T>
-static inline void add_product(Tile &tile, Left<T> x, const T *w, long block_stride, long K) {
+template <typename T> static inline void add_product(Tile &tile, Left<T> x, const T *w, long block_stride, long K) {
     static thread_local Room<float> room;
-    accumulator<T>(tile.rows, tile.blocks)(tile.sums, false, Step<T>::operand(x, tile.rows, K, room), w, block_stride, K,
-                                           nullptr);
+    accumulator<T>(tile.rows, tile.blocks)(tile.sums, false, Step<T>::operand(x, tile.rows, K, room), w, block_stride,
+                                           K, nullptr);
 }
 
 static const auto NOTHING_AHEAD = [](Tile &) { return true; };
 
 // Fetches the places of a tile's results, to be written to or read while it is finished.
-template <int write, typename T>
-static inline void fetch(const T *place, long stride, long rows, long blocks) {
+template <int write, typename T> static inline void fetch(const T *place, long stride, long rows, long blocks) {
     for (long r = 0; r < rows; r++) {
         __builtin_prefetch(place + r * stride, write, 3);
         __builtin_prefetch(place + r * stride + blocks * LANES - 1, write, 3);
     }
 }
 
-// x (rows, K) times the blocks from `first` to `last` of a packed weight. `ahead` gets each tile before it is computed and
-// says whether it begins with nothing; if not, it has put into the tile what it begins with.
+// x (rows, K) times the blocks from `first` to `last` of a packed weight. `ahead` gets each tile before it is computed
+// and says whether it begins with nothing; if not, it has put into the tile what it begins with.
 template <typename T, typename Finish, typename Ahead = decltype(NOTHING_AHEAD)>
 static inline void multiply(Left<T> x, long rows, const T *w, long block_stride, long K, long first, long last,
                             Finish finish, Ahead ahead = NOTHING_AHEAD) {
@@ -266,7 +264,8 @@ static inline void turn_words(const char *from, long stride, char *to) {
         }
     // a[4 i + c] has of the rows 4 i to 4 i + 3 the columns c, 4 + c, 8 + c and 12 + c, a quarter each.
     for (int c = 0; c < 4; c++) {
-        const __m512i low = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88), high = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd);
+        const __m512i low = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88),
+                      high = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd);
         const __m512i low2 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88);
         const __m512i high2 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);
         _mm512_storeu_si512(to + 64 * c, _mm512_shuffle_i32x4(low, low2, 0x88));
@@ -284,7 +283,8 @@ template <typename T> static inline void pack_outputs(const T *x, long stride, l
 #if defined(__AVX512F__)
     if (count >= LANES)
         for (; k + 16 * S <= K; k += 16 * S)
-            turn_words(reinterpret_cast<const char *>(x + k), stride * sizeof(T), reinterpret_cast<char *>(to + k * LANES));
+            turn_words(reinterpret_cast<const char *>(x + k), stride * sizeof(T),
+                       reinterpret_cast<char *>(to + k * LANES));
 #endif
     for (; k < K; k += S)
         for (long lane = 0; lane < LANES; lane++) {
@@ -296,7 +296,9 @@ template <typename T> static inline void pack_outputs(const T *x, long stride, l
         }
 }
 
-static inline void interleave(const float *first, const float *, float *to) { std::memcpy(to, first, LANES * sizeof *to); }
+static inline void interleave(const float *first, const float *, float *to) {
+    std::memcpy(to, first, LANES * sizeof *to);
+}
 
 static inline void interleave(const bfloat16 *first, const bfloat16 *second, bfloat16 *to) {
     Halves low, high;
@@ -328,9 +330,9 @@ template <typename T> static inline Left<T> turned(const T *x, long stride, long
     return {to, Step<T>::SIZE, blocks * LANES};
 }
 
-// x (rows, K) times blocks that are packed on the way: `pack` gets the first of them and their number, the first of some
-// inputs and their number, and where to. Sums over more inputs than INPUTS are kept from one part to the next. `finish`
-// gets each tile once, with its row and block, `ahead` before that.
+// x (rows, K) times blocks that are packed on the way: `pack` gets the first of them and their number, the first of
+// some inputs and their number, and where to. Sums over more inputs than INPUTS are kept from one part to the next.
+// `finish` gets each tile once, with its row and block, `ahead` before that.
 template <typename T, typename Pack, typename Finish, typename Ahead>
 static inline void multiply_packing(Left<T> x, long rows, long K, long first, long last, Room<T> &room, Pack pack,
                                     Finish finish, Ahead ahead) {
@@ -368,12 +370,13 @@ static inline void multiply_packing(Left<T> x, long rows, long K, long first, lo
 }
 
 struct Projection {
-    const void *weight, *bias;  // the bias may be null
+    const void *weight, *bias;        // the bias may be null
     int64_t outputs, inputs, packed;  // whether the weight is packed, or row by row
 };
 
-// The adapter's part of a projection: `parts` adapters side by side, with ranks and outputs from each number to the next.
-// `a` is packed as one weight (ranks, inputs); `b` part by part (its outputs, its ranks), scaled. Null where there is none.
+// The adapter's part of a projection: `parts` adapters side by side, with ranks and outputs from each number to the
+// next. `a` is packed as one weight (ranks, inputs); `b` part by part (its outputs, its ranks), scaled. Null where
+// there is none.
 struct Update {
     const void *a, *b;
     int64_t parts, ranks[4], outputs[4];
@@ -423,8 +426,8 @@ static void project(const T *x, long rows, const Projection &projection, const U
         if (projection.packed)
             for (long start = share.from; start < share.to; start += rows_at_once(K))
                 multiply<T>(
-                    by_rows(x + start * K, K), std::min(rows_at_once(K), share.to - start), weight, K * LANES, K,
-                    first, last, [=](Tile &tile) { finish(tile, start + tile.row, tile.block); },
+                    by_rows(x + start * K, K), std::min(rows_at_once(K), share.to - start), weight, K * LANES, K, first,
+                    last, [=](Tile &tile) { finish(tile, start + tile.row, tile.block); },
                     [=](const Tile &tile) {
                         ahead(tile, start + tile.row, tile.block);
                         return true;

@@ -164,9 +164,9 @@ class Steps:
         """The shares of a step's wall time in our compiled kernels, in torch's operators, and in neither (Python,
         scheduling, grading, logging: the overhead).
 
-        The same step is made twice. The first has the wall time and the kernels'. The second runs under torch's profiler,
-        which makes Python slower, and has the operators': their own times are added up; backward passes on a CPU run in
-        the calling thread.
+        The same step is made twice. The first has the wall time and the kernels'. The second runs under torch's
+        profiler, which makes Python slower, and has the operators': their own times are added up; backward passes on a
+        CPU run in the calling thread.
         """
         from torch.profiler import ProfilerActivity, profile
 
