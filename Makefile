@@ -8,6 +8,8 @@ STAMP := $(VENV)/.installed
 BENCH := .venv-bench
 VLLM := .venv-vllm
 ARGS ?=
+# Processes that share the tests out, each on one thread.
+TESTERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help venv train test test-slow test-vllm bench bench-long check clean
@@ -39,7 +41,7 @@ train: $(STAMP)
 	$(BIN)/loragym train rl_basic $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist worksteal $(ARGS)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -40,7 +40,7 @@ PACKED_SHARE = 0.25
 """Weights are packed for sampling if they take at most this share of the machine's memory."""
 
 FEW_ROWS = 48
-"""Up to so many rows the adapter's small products are quicker by our kernel than by the library's."""
+"""Up to so many rows our products are quicker than the library's, even by tiles."""
 
 Packed = kernels.Packed | torch.Tensor
 """A packed weight: ours, or oneDNN's."""
@@ -248,7 +248,7 @@ class Projection:
     def __call__(self, x: torch.Tensor, adapter: Adapter | None, residual: torch.Tensor | None = None) -> torch.Tensor:
         """`x W^T + bias + residual` and the adapter's update."""
         pairs = [None if adapter is None else adapter.pairs.get(name) for name in self.names]
-        if self.plan is not None and kernels.usable(x, self.weight):
+        if self.plan is not None and kernels.usable(x, self.weight) and not _for_tiles(x):
             return self._compiled(x, adapter, pairs, residual)
         if not any(pairs):
             return _linear(x, self.weight, self.bias, residual) if torch.is_grad_enabled() else self._base(x, residual)
@@ -305,7 +305,7 @@ class Projection:
         return adapter.stacks[key]
 
     def _base(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        if self.packed is None:
+        if self.packed is None or _for_tiles(x):
             return _linear(x, self.weight, self.bias, residual)
         return _packed_linear(x, self.packed, self.bias, residual)
 
@@ -356,7 +356,7 @@ class _Stack:
         if self.for_few_rows is not None and len(x) <= FEW_ROWS:
             kernels.add_lora(y, x, *self.for_few_rows)
             return y
-        if self.packed is None:
+        if self.packed is None or _for_tiles(x):
             return y.addmm_(x @ self.a_rK.T, self.b_Nr.T)
         return _packed_linear(_packed_linear(x, self.packed[0], None), self.packed[1], None, y)
 
@@ -439,6 +439,11 @@ class _CompiledLoraLinear(torch.autograd.Function):
             a_grad, b_grad = pair or (None, None)
             found += [a_grad, b_grad if b_grad is None or ctx.scale == 1.0 else b_grad.mul_(ctx.scale)]
         return x_grad, grads[0] if ctx.needs_input_grad[1] else None, None, None, *found
+
+
+def _for_tiles(x: torch.Tensor) -> bool:
+    """Whether a product of these rows is oneDNN's business: of many, where the processor has tiles for their type."""
+    return x.dtype == torch.bfloat16 and x.shape[0] > FEW_ROWS and kernels.has_tiles()
 
 
 def _activation(config: Any) -> str:

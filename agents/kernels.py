@@ -147,6 +147,12 @@ def _compiled(compiler: list[str]) -> Path:
     return path
 
 
+@cache
+def has_tiles() -> bool:
+    """Whether the processor multiplies bfloat16 by tiles (AMX), which oneDNN does and our products do not."""
+    return "amx_bf16" in _processor().split()
+
+
 def _own_flags() -> tuple[str, ...]:
     """What this processor does best beyond what it can do.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loragym.agents import BaseModel, LoraPolicy, SamplingParams, fused
+from loragym.agents import BaseModel, Datum, LoraPolicy, SamplingParams, fused, kernels
 from loragym.agents.testing import tiny_model
 from tiny_engine import (
     FAMILIES,
@@ -110,6 +110,33 @@ def test_packed_weights_give_what_plain_ones_give(dtype: torch.dtype) -> None:
     assert decoder.head.packed is not None
     packed = np.concatenate(policy.forward(data).logprobs)
     assert np.abs(packed - plain).mean() < (1e-6 if dtype == torch.float32 else 0.02)
+
+
+@pytest.mark.skipif(not kernels.can_pack(torch.bfloat16), reason="no products of bfloat16 here")
+def test_where_the_processor_has_tiles_many_rows_are_left_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = stirred_policy(tiny_base(dtype=torch.bfloat16))
+    data = [Datum.supervised(tokens := random_tokens(i, 60), [1.0] * len(tokens)) for i in range(4)]
+
+    def found() -> tuple[np.ndarray, list[torch.Tensor], list[float], set[str]]:
+        names: set[str] = set()
+        call = kernels.call
+        with monkeypatch.context() as patch:
+            patch.setattr(kernels, "call", lambda name, *given: (names.add(name), call(name, *given))[1])
+            logprobs = np.concatenate(policy.forward_backward(data, "cross_entropy").logprobs)
+            gradients = [p.grad.clone() for p in policy.parameters if p.grad is not None]
+            policy.zero_grad()
+            [[sampled]] = policy.sampler().sample([random_tokens(9, 60)], 1, SamplingParams(max_tokens=4, seed=1))
+        return logprobs, gradients, sampled.logprobs, names
+
+    ours = found()
+    monkeypatch.setattr(kernels, "has_tiles", lambda: True)
+    theirs = found()
+    assert "lora_backward" in ours[3] and "project" in ours[3]
+    assert "lora_backward" not in theirs[3]
+    assert np.abs(ours[0] - theirs[0]).mean() < 0.02
+    for a, b in zip(ours[1], theirs[1], strict=True):
+        assert (a - b).norm() <= 0.05 * a.norm()
+    assert ours[2] == pytest.approx(theirs[2], abs=0.2)
 
 
 def test_weights_are_not_packed_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
