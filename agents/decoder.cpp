@@ -103,17 +103,19 @@ static void add_prompt(const T *probabilities, long rows, long L, const T *value
     });
 }
 
-// Attention of one new token over its own keys and values (each (count, D), from the first one seen on) for the R heads
-// that share them; see `share_out`. Gives the part of the output that comes from the own values. Behind the queries
-// there is room for a tile.
+// Attention of one new token over its own keys and values (each (count, D), from the first one seen on, in a cache that
+// has room for `room`) for the R heads that share them; see `share_out`. Gives the part of the output that comes from
+// the own values. Behind the queries there is room for a tile.
 template <typename T>
-static void attend_own(const T *queries, const T *own_keys, const T *own_values, const Seen &seen, T *prompt, long R,
-                       long D, long L, float scale, float softcap, Scratch<T> &scratch, Floats *sums) {
+static void attend_own(const T *queries, const T *own_keys, const T *own_values, const Seen &seen, long room, T *prompt,
+                       long R, long D, long L, float scale, float softcap, Scratch<T> &scratch, Floats *sums) {
     const long S = Step<T>::SIZE, count = seen.count, whole = (count + S - 1) / S * S, parts = D / LANES;
     const long W = (count + LANES - 1) / LANES * LANES, rows = padded_rows(R);
     T *packed = scratch.packed.of(W * D), *likely = scratch.likely.of(rows * W);
     float *scores = scratch.own.of(rows * W);
-    for (long t = 0; t < count; t += LANES) pack_outputs(own_keys + t * D, D, count - t, D, packed + t * D);
+    // Whole blocks are quicker: what the cache holds behind the keys gives scores that nobody reads.
+    for (long t = 0; t < count; t += LANES)
+        pack_outputs(own_keys + t * D, D, t + LANES <= room ? LANES : count - t, D, packed + t * D);
     multiply<T>(by_rows(queries, D), rows, packed, D * LANES, D, 0, W / LANES, [=](const Tile &tile) {
         float *place = scores + tile.row * W + tile.block * LANES;
         each(tile, [=](long r, long b, Floats sum) { store(place + r * W + b * LANES, sum * scale); });
@@ -175,8 +177,9 @@ static void attend(const Model &model, const Layer &layer, long index, const Cal
                 const long row = members[i];
                 const Seen seen(call.places[row], length, layer.window);
                 const long own = ((row * G + group) * call.capacity + seen.first) * D;
-                attend_own<T>(queries + i * R * D, all_keys + own, all_values + own, seen, scores + i * R * L, R, D, L,
-                              scale, layer.softcap, scratch, sums + i * R * PARTS);
+                attend_own<T>(queries + i * R * D, all_keys + own, all_values + own, seen,
+                              call.capacity - seen.first, scores + i * R * L, R, D, L, scale, layer.softcap, scratch,
+                              sums + i * R * PARTS);
             }
             if (L) {
                 const void *values = call.wave_values[index * call.waves + wave];

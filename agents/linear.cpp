@@ -145,6 +145,14 @@ static void lora_forward(const T *x, long rows, const Projection *projection, co
     }
 }
 
+// Puts a tile's sums into their place, or adds them to what is there.
+static inline void put(const Tile &tile, float *place, long stride, bool more) {
+    each(tile, [=](long r, long b, Floats sum) {
+        float *to = place + r * stride + b * LANES;
+        store(to, more ? load(to) + sum : sum);
+    });
+}
+
 // Rows that are summed up at once for an adapter's gradient.
 static const long SUMMED = 2048;
 
@@ -225,11 +233,7 @@ static void lora_backward(const T *grad, const T *x, const T *inner, long rows, 
                                 inputs * LANES);
                 },
                 [=](const Tile &tile, long row, long block) {
-                    float *place = a_grad + row * K + block * LANES;
-                    each(tile, [=](long r, long b, Floats sum) {
-                        float *to = place + r * K + b * LANES;
-                        store(to, start ? load(to) + sum : sum);
-                    });
+                    put(tile, a_grad + row * K + block * LANES, K, start > 0);
                 },
                 nothing);
             for (long part = 0; part < parts; part++) {
@@ -244,11 +248,7 @@ static void lora_backward(const T *grad, const T *x, const T *inner, long rows, 
                                     blocks, packed, inputs * LANES);
                     },
                     [=](const Tile &tile, long row, long block) {
-                        float *place = found + row * outputs + block * LANES;
-                        each(tile, [=](long r, long b, Floats sum) {
-                            float *to = place + r * outputs + b * LANES;
-                            store(to, start ? load(to) + sum : sum);
-                        });
+                        put(tile, found + row * outputs + block * LANES, outputs, start > 0);
                     },
                     nothing);
             }

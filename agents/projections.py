@@ -12,8 +12,8 @@ import ctypes
 from collections.abc import Sequence
 from ctypes import addressof, c_double, c_int64, c_void_p
 from dataclasses import dataclass
+from itertools import accumulate
 
-import numpy as np
 import torch
 
 from . import kernels
@@ -80,12 +80,12 @@ class Update:
     ) -> Update:
         """Packs the A `(rank, inputs)` and B `(size, rank)` of each layer; None for one without an adapter."""
         plan = UpdatePlan(None, None, len(pairs))
-        plan.outputs[: len(sizes) + 1] = np.cumsum([0, *sizes]).tolist()
+        plan.outputs[: len(sizes) + 1] = [*accumulate(sizes, initial=0)]
         if not any(pairs):
             return cls(plan, ())
         ranks = [0 if pair is None else -(-len(pair[0]) // LANES) * LANES for pair in pairs]
         inputs = next(pair[0].shape[1] for pair in pairs if pair is not None)
-        plan.ranks[: len(pairs) + 1] = np.cumsum([0, *ranks]).tolist()
+        plan.ranks[: len(pairs) + 1] = [*accumulate(ranks, initial=0)]
         a = torch.empty(sum(ranks) * inputs, dtype=dtype)
         b = torch.empty(sum(size * rank for size, rank in zip(sizes, ranks, strict=True)), dtype=dtype)
         plan.a, plan.b = to_a, to_b = a.data_ptr(), b.data_ptr()

@@ -159,7 +159,7 @@ RL_UNTIL = RL_STEP | {
     "learning_rate": 3e-4,
     "goal": 0.9,
     "window": 3,
-    "limit": 1800.0,
+    "limit": 900.0,
     "most_steps": 1000,
 }
 SAMPLERS = {OURS: 5, "generate": 3, "generate-peft": 3, "vllm-lora": 3, "vllm-merged": 3}

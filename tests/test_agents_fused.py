@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loragym.agents import BaseModel, Datum, LoraPolicy, SamplingParams, fused, kernels
+from loragym.agents import BaseModel, Datum, LoraPolicy, SamplingParams, frozen_linear, fused, kernels
 from loragym.agents.testing import tiny_model
 from tiny_engine import (
     FAMILIES,
@@ -96,10 +96,10 @@ def test_samples_are_those_of_the_modules(family: str) -> None:
         np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=2e-5)
 
 
-@pytest.mark.skipif(not fused.can_pack(torch.zeros(1)), reason="this torch has no packed products")
+@pytest.mark.skipif(not frozen_linear.can_pack(torch.zeros(1)), reason="this torch has no packed products")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_weights_give_what_plain_ones_give(dtype: torch.dtype) -> None:
-    if not fused.can_pack(torch.zeros(1, dtype=dtype)):
+    if not frozen_linear.can_pack(torch.zeros(1, dtype=dtype)):
         pytest.skip(f"no packed products of {dtype} here")
     policy = stirred_policy(tiny_base(dtype=dtype))
     decoder = policy.base.fused

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from loragym.agents import SamplingParams, elementwise, fused, kernels
+from loragym.agents import SamplingParams, elementwise, frozen_linear, kernels
 from loragym.agents.attention import AttentionOptions
 from tiny_engine import FAMILIES, family_base, stirred_policy
 
@@ -150,7 +150,7 @@ def test_adapter_of_few_rows(
     ]
     if missing is not None:
         pairs[missing] = None
-    stack = fused._Stack.of(pairs, sizes, 0.5, dtype)
+    stack = frozen_linear._Stack.of(pairs, sizes, 0.5, dtype)
     x, y = random(rows, K, dtype=dtype, seed=20), random(rows, sum(sizes), dtype=dtype, seed=21)
     expected = stack.add_to(y.clone(), x)
     stack.pack()

@@ -22,6 +22,10 @@ from benchmarks.protocol import Answer, Handler, serve
 from benchmarks.workers.common import problem_seeds, set_threads, versions
 
 
+MOST_EPISODES = 64
+"""In one pass of the RL step: 64 take 11 GiB. More are accumulated, and still sampled together."""
+
+
 class Stopwatch(TrainerCallback):
     """Seconds of each step: `forward_backward`, and the whole with the update."""
 
@@ -125,9 +129,11 @@ def reinforce(model: Any, tokenizer: Any, request: Answer, common: dict[str, Any
         return rewards
 
     batch = request["problems"] * request["group"]
+    at_once = min(batch, MOST_EPISODES)
     config = GRPOConfig(
         **common,
-        per_device_train_batch_size=batch,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=batch // at_once,
         num_generations=request["group"],
         max_completion_length=request["max_tokens"],
         temperature=request["temperature"],
