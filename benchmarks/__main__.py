@@ -52,13 +52,15 @@ def main() -> None:
     for row, engines in rows:
         if counts := {name: arguments.repetitions or n for name, n in engines.items() if name in chosen}:
             plan.append((row, counts))
-    result = measure(setting, plan, form=arguments.form, tell=lambda record: print(line_of(record), flush=True))
+    all_of_it = arguments.only is None and arguments.engines is None
+    form = arguments.form if all_of_it else "single rows"
+    result = measure(setting, plan, form=form, tell=lambda record: print(line_of(record), flush=True))
     for verdict in verdicts(result["records"]):
         if verdict.met is not None:
             print(f"{outcome(verdict):8} {verdict.target.what}: {measured(verdict)} (wanted: {wanted(verdict)})")
     if arguments.output:
         write(result, arguments.output)
-    elif arguments.only is None and arguments.engines is None:
+    elif all_of_it:
         output = RESULTS / f"{result['date'][:10]}-{arguments.form}.json"
         write(result, output)
         publish([output])

@@ -66,8 +66,11 @@ def result_section(result: Result) -> str:
     """One run: its machine, targets and rows, in Markdown."""
     machine, setting = result["machine"], result["setting"]
     known = {name: version for of_worker in result["versions"].values() for name, version in of_worker.items()}
+    whole = result["form"] in ("short", "long")
+    title = f"The {result['form']} form" if whole else result["form"].capitalize()
+    found = verdicts(result["records"])
     lines = [
-        f"### The {result['form']} form, {result['date'][:10]}",
+        f"### {title}, {result['date'][:10]}",
         "",
         f"{setting['model']}, {setting['dtype']}, {setting['threads']} threads, LoRA rank {setting['rank']} on all "
         f"linear layers; {machine.get('cpu')} with {machine.get('cores')} cores, {machine.get('memory_gib')} GiB; "
@@ -75,7 +78,7 @@ def result_section(result: Result) -> str:
         f"Python {machine.get('python')}, {', '.join(f'{name} {known[name]}' for name in sorted(known))}; "
         f"{result['minutes']} minutes.",
         "",
-        *targets_table(verdicts(result["records"])),
+        *targets_table(found if whole else [verdict for verdict in found if verdict.met is not None]),
         "",
         *rows_table(result["records"]),
         "",

@@ -252,20 +252,23 @@ def test_tables_show_figures_shares_and_what_is_missing() -> None:
 
 def test_a_results_section_names_the_machine_and_judges_the_targets() -> None:
     limit = {"bound": {"tokens_per_second": 500.0, "parts": {}}}
-    text = result_section(
-        {
-            "form": "short",
-            "date": "2026-11-22T12:00:00+00:00",
-            "minutes": 9.0,
-            "setting": {"model": "m", "dtype": "bfloat16", "threads": 2, "rank": 32},
-            "machine": {"cpu": "C", "cores": 2, "memory_gib": 8, "bandwidth": 5e10, "rates": {"1x1x1": 4e11}},
-            "versions": {"ours": {"torch": "2.13.0"}},
-            "records": [record("sampling/32", OURS, 300.0, **limit)],
-        }
-    )
+    result = {
+        "form": "short",
+        "date": "2026-11-22T12:00:00+00:00",
+        "minutes": 9.0,
+        "setting": {"model": "m", "dtype": "bfloat16", "threads": 2, "rank": 32},
+        "machine": {"cpu": "C", "cores": 2, "memory_gib": 8, "bandwidth": 5e10, "rates": {"1x1x1": 4e11}},
+        "versions": {"ours": {"torch": "2.13.0"}},
+        "records": [record("sampling/32", OURS, 300.0, **limit)],
+    }
+    text = result_section(result)
     assert "50 GB/s, at best 400 GFLOP/s" in text and "torch 2.13.0" in text
     assert "| 32 sequences: share of the bound | at least 55% | 60.0% | met |" in text
     assert "| 32 sequences: times vLLM with LoRA | at least 4 | - | not measured |" in text
+    # Of rows that were asked for by name the targets that they tell of.
+    text = result_section(result | {"form": "single rows"})
+    assert "### Single rows, 2026-11-22" in text and "| 60.0% | met |" in text
+    assert "not measured" not in text
 
 
 def test_only_what_stands_between_the_markers_is_replaced() -> None:

@@ -21,7 +21,6 @@ from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 from benchmarks.protocol import Answer, Handler, serve
 from benchmarks.workers.common import problem_seeds, set_threads, versions
 
-
 MOST_EPISODES = 64
 """In one pass of the RL step: 64 take 11 GiB. More are accumulated, and still sampled together."""
 
