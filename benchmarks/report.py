@@ -69,13 +69,16 @@ def result_section(result: Result) -> str:
     whole = result["form"] in ("short", "long")
     title = f"The {result['form']} form" if whole else result["form"].capitalize()
     found = verdicts(result["records"])
+    speed = ""
+    if "rates" in machine:  # rows without a bound need none
+        best = max(machine["rates"].values())
+        speed = f"{machine['bandwidth'] / 1e9:.0f} GB/s, at best {best / 1e9:.0f} GFLOP/s; "
     lines = [
         f"### {title}, {result['date'][:10]}",
         "",
         f"{setting['model']}, {setting['dtype']}, {setting['threads']} threads, LoRA rank {setting['rank']} on all "
         f"linear layers; {machine.get('cpu')} with {machine.get('cores')} cores, {machine.get('memory_gib')} GiB; "
-        f"{machine['bandwidth'] / 1e9:.0f} GB/s, at best {max(machine['rates'].values()) / 1e9:.0f} GFLOP/s; "
-        f"Python {machine.get('python')}, {', '.join(f'{name} {known[name]}' for name in sorted(known))}; "
+        f"{speed}Python {machine.get('python')}, {', '.join(f'{name} {known[name]}' for name in sorted(known))}; "
         f"{result['minutes']} minutes.",
         "",
         *targets_table(found if whole else [verdict for verdict in found if verdict.met is not None]),
