@@ -80,7 +80,8 @@ def attend_tree(
     q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, pack: Pack, options: AttentionOptions
 ) -> torch.Tensor:
     """Exact attention over a pack, `(T, H, D)`; compiled where there are kernels for it."""
-    compiled = kernels.can_pack(q_THD.dtype) and kernels.usable(q_THD, k_TGD, v_TGD) and not q_THD.shape[2] % 16
+    whole = q_THD.shape[2] % kernels.LANES == 0
+    compiled = whole and kernels.can_pack(q_THD.dtype) and kernels.usable(q_THD, k_TGD, v_TGD)
     return (CompiledTreeAttention if compiled else TreeAttention).apply(q_THD, k_TGD, v_TGD, pack, options)
 
 

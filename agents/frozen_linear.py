@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from . import kernels
 from .lora import Adapter
-from .projections import ProjectionPlan, TrainedAdapters, Update, lora_backward, lora_forward, project
+from .projections import Pair, ProjectionPlan, TrainedAdapters, Update, lora_backward, lora_forward, project
 
 FEW_ROWS = 48
 """Up to so many rows our products are quicker than the library's, even by tiles."""
@@ -72,8 +72,7 @@ class Projection:
             return _linear(x, self.weight, self.bias, residual) if torch.is_grad_enabled() else self._base(x, residual)
         assert adapter is not None
         if torch.is_grad_enabled():
-            tensors = [tensor for pair in pairs for tensor in (pair or (None, None))]
-            return _LoraLinear.apply(x, residual, self, adapter.scale, *tensors)
+            return _LoraLinear.apply(x, residual, self, adapter.scale, *_flat(pairs))
         update: _Stack | None = None if adapter.stacks is None else adapter.stacks.get(self.names)
         if update is None:
             update = _Stack.of(pairs, self.sizes, adapter.scale, x.dtype)
@@ -86,13 +85,13 @@ class Projection:
         self,
         x: torch.Tensor,
         adapter: Adapter | None,
-        pairs: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
+        pairs: Sequence[Pair | None],
         residual: torch.Tensor | None,
     ) -> torch.Tensor:
         """The same bits with gradients and without, packed or not, for a snapshot and for the adapter in training."""
         if torch.is_grad_enabled():
-            tensors = [tensor for pair in pairs for tensor in (pair or (None, None))]
-            return _CompiledLoraLinear.apply(x, residual, self, 1.0 if adapter is None else adapter.scale, *tensors)
+            scale = 1.0 if adapter is None else adapter.scale
+            return _CompiledLoraLinear.apply(x, residual, self, scale, *_flat(pairs))
         assert self.plan is not None
         if adapter is None or not any(pairs):
             return project(x, self.plan, None, residual)
@@ -143,7 +142,7 @@ class _Stack:
     @classmethod
     def of(
         cls,
-        pairs: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
+        pairs: Sequence[Pair | None],
         sizes: Sequence[int],
         scale: float,
         dtype: torch.dtype,
@@ -191,8 +190,8 @@ class _LoraLinear(torch.autograd.Function):
         scale: float,
         *tensors: torch.Tensor | None,
     ) -> torch.Tensor:
-        pairs = [None if a is None else (a, b) for a, b in zip(tensors[::2], tensors[1::2], strict=True)]
-        stack = _Stack.of(pairs, projection.sizes, scale, x.dtype)  # type: ignore[arg-type]
+        pairs = _pairs(tensors)
+        stack = _Stack.of(pairs, projection.sizes, scale, x.dtype)
         y = _linear(x, projection.weight, projection.bias, residual)
         inner_Tr = x @ stack.a_rK.T
         y.addmm_(inner_Tr, stack.b_Nr.T)
@@ -237,8 +236,7 @@ class _CompiledLoraLinear(torch.autograd.Function):
         scale: float,
         *tensors: torch.Tensor | None,
     ) -> torch.Tensor:
-        pairs = [None if a is None else (a, b) for a, b in zip(tensors[::2], tensors[1::2], strict=True)]
-        adapters = TrainedAdapters.of(pairs, projection.sizes, scale)  # type: ignore[arg-type]
+        adapters = TrainedAdapters.of(_pairs(tensors), projection.sizes, scale)
         x = x.contiguous()
         assert projection.plan is not None
         y, inner_Tr = lora_forward(x, projection.plan, residual, adapters)
@@ -257,6 +255,17 @@ class _CompiledLoraLinear(torch.autograd.Function):
             a_grad, b_grad = pair or (None, None)
             found += [a_grad, b_grad if b_grad is None or ctx.scale == 1.0 else b_grad.mul_(ctx.scale)]
         return x_grad, grads[0] if ctx.needs_input_grad[1] else None, None, None, *found
+
+
+def _flat(pairs: Sequence[Pair | None]) -> list[torch.Tensor | None]:
+    """All A and B one after the other, as autograd takes them."""
+    return [tensor for pair in pairs for tensor in (pair or (None, None))]
+
+
+def _pairs(tensors: Sequence[torch.Tensor | None]) -> list[Pair | None]:
+    """The pairs that `_flat` made one list of."""
+    pairs = zip(tensors[::2], tensors[1::2], strict=True)
+    return [None if a is None or b is None else (a, b) for a, b in pairs]
 
 
 def _for_tiles(x: torch.Tensor) -> bool:

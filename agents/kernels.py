@@ -192,7 +192,7 @@ def call(name: str, dtype: torch.dtype, *arguments: float | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A weight `(outputs, inputs)` in the order in which `product` reads it, see `decoder.cpp`."""
+    """A weight `(outputs, inputs)` in the order in which `product` reads it, see `products.h`."""
 
     values: torch.Tensor
     outputs: int

@@ -66,7 +66,7 @@ template <> struct Step<float> {
 };
 
 // Pairs of bfloat16 are multiplied by the instruction for that, where it is the quickest way. On Intel's processors it
-// takes four times as long as one on twice as wide values, so that these come to more: see `kernels._flags`.
+// takes four times as long as one on twice as wide values, so that these come to more: see `kernels._own_flags`.
 #if defined(__AVX512BF16__) && !defined(LORAGYM_WIDENED)
 template <> struct Step<bfloat16> {
     static const long SIZE = 2;
